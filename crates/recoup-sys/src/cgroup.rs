@@ -1,0 +1,295 @@
+//! The memory controller of cgroups, version 1 and 2
+//! (Documentation/admin-guide/cgroup-v1/memory.rst, .../cgroup-v2.rst).
+
+use std::collections::HashMap;
+use std::fs;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use procfs_core::process::MountInfos;
+
+use crate::error::{Error, Result};
+use crate::process::Process;
+use crate::procfile;
+use crate::units::Bytes;
+
+/// Which interface a hierarchy has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Version {
+    /// `memory.usage_in_bytes`
+    V1,
+    /// `memory.current`
+    V2,
+}
+
+/// The hierarchy that accounts memory on this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hierarchy {
+    version: Version,
+    root: PathBuf,
+}
+
+impl Hierarchy {
+    /// Finds it among the mounts.
+    ///
+    /// # Errors
+    /// Where `/proc/self/mountinfo` cannot be read. Nothing where no hierarchy has the controller.
+    pub fn find() -> Result<Option<Self>> {
+        let mounts: MountInfos = procfile::read_parsed(Path::new("/proc/self/mountinfo"))?;
+        Ok(mounts.iter().find_map(|mount| {
+            let version = match mount.fs_type.as_str() {
+                "cgroup" if mount.super_options.contains_key("memory") => Version::V1,
+                "cgroup2" if has_memory_controller(&mount.mount_point) => Version::V2,
+                _ => return None,
+            };
+            Some(Self {
+                version,
+                root: mount.mount_point.clone(),
+            })
+        }))
+    }
+
+    /// Which interface it has.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Where it is mounted.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The cgroup at `path`: a directory of the mounted hierarchy, or a path within it.
+    ///
+    /// # Errors
+    /// Where there is no such cgroup, or it is of another hierarchy: its charge cannot be read.
+    pub fn open(&self, path: &Path) -> Result<Cgroup> {
+        let below_root = self.root.join(path.strip_prefix("/").unwrap_or(path));
+        let given = if path.starts_with(&self.root) {
+            path.to_owned()
+        } else {
+            below_root
+        };
+        let directory = fs::canonicalize(&given)
+            .map_err(|e| Error::os("find the cgroup", path.display().to_string(), e))?;
+        let cgroup = Cgroup {
+            version: self.version,
+            directory,
+        };
+        if cgroup.directory != self.root {
+            cgroup.charge()?;
+        }
+        Ok(cgroup)
+    }
+
+    /// Makes a cgroup right below the root, which is removed when the guard is dropped.
+    ///
+    /// # Errors
+    /// Where it may not be made, or its memory is not accounted (cgroup v2 without `+memory` in the
+    /// root's `cgroup.subtree_control`).
+    pub fn create(&self, name: &str) -> Result<OwnCgroup> {
+        let directory = self.root.join(name);
+        fs::create_dir(&directory)
+            .map_err(|e| Error::os("make the cgroup", directory.display().to_string(), e))?;
+        let own = OwnCgroup(Cgroup {
+            version: self.version,
+            directory,
+        });
+        own.charge()?;
+        Ok(own)
+    }
+
+    /// The cgroup that a process is in.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchProcess`] once it has ended. Nothing if it is outside of what is mounted.
+    pub fn of_process(&self, process: &Process) -> Result<Option<Cgroup>> {
+        let groups = process.cgroups()?;
+        let ours = groups.0.iter().find(|group| match self.version {
+            Version::V1 => group.controllers.iter().any(|name| name == "memory"),
+            Version::V2 => group.hierarchy == 0,
+        });
+        let directory = ours.map(|group| self.root.join(group.pathname.trim_start_matches('/')));
+        let inside = directory.filter(|path| path.is_dir());
+        Ok(inside.map(|directory| Cgroup {
+            version: self.version,
+            directory,
+        }))
+    }
+}
+
+fn has_memory_controller(root: &Path) -> bool {
+    let controllers = procfile::read_text(&root.join("cgroup.controllers"));
+    controllers.is_ok_and(|text| text.split_whitespace().any(|name| name == "memory"))
+}
+
+/// One cgroup.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Cgroup {
+    version: Version,
+    directory: PathBuf,
+}
+
+/// A cgroup that was made here, and is removed when dropped. Its processes must have ended by then.
+#[derive(Debug)]
+pub struct OwnCgroup(Cgroup);
+
+impl Deref for OwnCgroup {
+    type Target = Cgroup;
+    fn deref(&self) -> &Cgroup {
+        &self.0
+    }
+}
+
+impl Drop for OwnCgroup {
+    fn drop(&mut self) {
+        // A cgroup is busy until the kernel is done with the last process that was in it.
+        for _ in 0..100 {
+            if fs::remove_dir(&self.0.directory).is_ok() || !self.0.directory.exists() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// What a cgroup's charge is made of, as its `memory.stat` says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Composition {
+    /// Anonymous memory that is mapped.
+    pub anonymous: Bytes,
+    /// Page cache, shared memory included.
+    pub file: Bytes,
+    /// Memory of the kernel itself: stacks, slab, page tables.
+    pub kernel: Bytes,
+}
+
+impl Cgroup {
+    /// Its directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.directory
+    }
+
+    /// What is charged to it and its children now.
+    ///
+    /// # Errors
+    /// Where its charge cannot be read: the root of a v2 hierarchy has none.
+    pub fn charge(&self) -> Result<Bytes> {
+        let file = match self.version {
+            Version::V1 => "memory.usage_in_bytes",
+            Version::V2 => "memory.current",
+        };
+        procfile::read_number(&self.directory.join(file)).map(Bytes)
+    }
+
+    /// What the charge is made of, its children's included.
+    ///
+    /// # Errors
+    /// Where `memory.stat` cannot be read.
+    pub fn composition(&self) -> Result<Composition> {
+        let text = procfile::read_text(&self.directory.join("memory.stat"))?;
+        let stat: HashMap<&str, u64> = procfile::flat_keyed(&text).collect();
+        let get = |key: &str| Bytes(stat.get(key).copied().unwrap_or(0));
+        Ok(match self.version {
+            Version::V1 => Composition {
+                anonymous: get("total_rss"),
+                file: get("total_cache"),
+                kernel: procfile::read_number(&self.directory.join("memory.kmem.usage_in_bytes"))
+                    .map(Bytes)
+                    .unwrap_or_default(),
+            },
+            Version::V2 => Composition {
+                anonymous: get("anon"),
+                file: get("file"),
+                kernel: get("kernel"),
+            },
+        })
+    }
+
+    /// Moves a process into it. What is charged elsewhere already stays there.
+    ///
+    /// # Errors
+    /// Where the process is gone or may not be moved.
+    pub fn add(&self, pid: i32) -> Result<()> {
+        let path = self.directory.join("cgroup.procs");
+        fs::write(&path, pid.to_string())
+            .map_err(|e| Error::os("move a process into", path.display().to_string(), e))
+    }
+
+    /// The numbers of the processes in it, not those of its children.
+    ///
+    /// # Errors
+    /// Where `cgroup.procs` cannot be read.
+    pub fn pids(&self) -> Result<Vec<i32>> {
+        let path = self.directory.join("cgroup.procs");
+        let text = procfile::read_text(&path)?;
+        let number = |line: &str| {
+            line.parse()
+                .map_err(|e| Error::malformed(path.display().to_string(), e))
+        };
+        text.lines().map(number).collect()
+    }
+
+    /// This cgroup and all below it.
+    #[must_use]
+    pub fn with_descendants(&self) -> Vec<Self> {
+        let mut found = vec![self.clone()];
+        let mut next = 0;
+        while let Some(parent) = found.get(next).cloned() {
+            next += 1;
+            let entries = fs::read_dir(&parent.directory)
+                .into_iter()
+                .flatten()
+                .flatten();
+            let children =
+                entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+            found.extend(children.map(|e| Self {
+                version: self.version,
+                directory: e.path(),
+            }));
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cgroup(version: Version, files: &[(&str, &str)]) -> (tempfile::TempDir, Cgroup) {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        for (name, contents) in files {
+            fs::write(root.path().join(name), contents).expect("a file");
+        }
+        let directory = root.path().to_owned();
+        (root, Cgroup { version, directory })
+    }
+
+    #[test]
+    fn the_charge_comes_from_the_file_of_its_version() {
+        let (_v1, v1) = cgroup(Version::V1, &[("memory.usage_in_bytes", "4096\n")]);
+        let (_v2, v2) = cgroup(Version::V2, &[("memory.current", "8192\n")]);
+        assert_eq!(v1.charge().expect("a charge"), Bytes(4096));
+        assert_eq!(v2.charge().expect("a charge"), Bytes(8192));
+    }
+
+    #[test]
+    fn a_missing_file_is_named_in_the_error() {
+        let (_root, group) = cgroup(Version::V2, &[]);
+        let error = group.charge().expect_err("no file");
+        assert!(error.to_string().contains("memory.current"), "{error}");
+    }
+
+    #[test]
+    fn descendants_are_found_at_every_depth() {
+        let (root, group) = cgroup(Version::V2, &[("cgroup.procs", "12\n7\n")]);
+        fs::create_dir_all(root.path().join("a/b")).expect("directories");
+        fs::create_dir(root.path().join("c")).expect("a directory");
+        assert_eq!(group.with_descendants().len(), 4);
+        assert_eq!(group.pids().expect("pids"), [12, 7]);
+    }
+}

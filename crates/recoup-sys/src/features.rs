@@ -1,0 +1,230 @@
+//! What the running kernel and the present privileges allow, probed once, as one value.
+//!
+//! Every answer comes from trying the thing out on this process's own memory, not from a version
+//! number. Nothing else in the project branches on versions.
+
+use std::fs;
+
+use rustix::thread::CapabilitySet;
+
+use crate::kpage::KernelFrames;
+use crate::madvise::{Advice, process_madvise};
+use crate::pagemap::{Pagemap, Run, Wanted};
+use crate::process::Process;
+use crate::region::{OwnAdvice, Region};
+use crate::thp::Thp;
+use crate::units::{BLOCK, Bytes, PAGE, PageRange, Pages, Pfn};
+use crate::{cgroup, error::Result};
+
+/// Whether something works here, and if not, why and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Support {
+    /// It was tried out and works.
+    Works,
+    /// It doesn't.
+    Missing {
+        /// What was found.
+        why: String,
+        /// The one thing to do for it.
+        remedy: &'static str,
+    },
+}
+
+impl Support {
+    /// Whether it works.
+    #[must_use]
+    pub fn works(&self) -> bool {
+        matches!(self, Self::Works)
+    }
+
+    fn from_result<T>(result: Result<T>, remedy: &'static str) -> Self {
+        match result {
+            Ok(_) => Self::Works,
+            Err(error) => Self::Missing {
+                why: error.to_string(),
+                remedy,
+            },
+        }
+    }
+
+    fn require(condition: bool, why: &str, remedy: &'static str) -> Self {
+        if condition {
+            Self::Works
+        } else {
+            Self::Missing {
+                why: why.to_owned(),
+                remedy,
+            }
+        }
+    }
+}
+
+/// The probe's answers.
+#[derive(Clone, Debug)]
+pub struct Features {
+    /// The kernel's release, as `uname -r` prints it.
+    pub kernel: String,
+    /// Base pages are 4 KiB, which everything here relies on.
+    pub base_pages: Support,
+    /// `pagemap` shows frame numbers (`CAP_SYS_ADMIN`).
+    pub frame_numbers: Support,
+    /// `/proc/kpageflags` and `/proc/kpagecount` can be read (root).
+    pub frame_flags: Support,
+    /// `PAGEMAP_SCAN` (Linux 6.7): sparse address spaces are searched fast.
+    pub pagemap_scan: Support,
+    /// `PAGEMAP_SCAN` shows where page tables are, empty ones included.
+    pub table_search: Support,
+    /// `process_madvise(2)` takes `MADV_COLD` and `MADV_PAGEOUT` (Linux 5.10).
+    pub process_madvise: Support,
+    /// Other users' processes may be looked at (`CAP_SYS_PTRACE`).
+    pub other_processes: Support,
+    /// Other processes may be advised (`CAP_SYS_NICE` in the initial user namespace).
+    pub advise_others: Support,
+    /// Transparent huge pages can come to be.
+    pub thp: Support,
+    /// A cgroup hierarchy accounts memory.
+    pub memory_cgroup: Support,
+    /// The frame of the shared zero page, where frame numbers are shown.
+    pub zero_page: Option<Pfn>,
+}
+
+impl Features {
+    /// Tries everything out. Takes about a millisecond.
+    ///
+    /// # Errors
+    /// Where not even anonymous memory or `/proc/self` is to be had.
+    pub fn probe() -> Result<Self> {
+        let pagemap = Pagemap::of_self()?;
+        let zero_page = zero_page_frame(&pagemap)?;
+        let capabilities = rustix::thread::capabilities(None).map(|sets| sets.effective);
+        let capable = |capability| capabilities.is_ok_and(|set| set.contains(capability));
+        Ok(Self {
+            kernel: rustix::system::uname()
+                .release()
+                .to_string_lossy()
+                .into_owned(),
+            base_pages: Support::require(
+                rustix::param::page_size() as u64 == PAGE.0,
+                "base pages are not 4 KiB",
+                "use a kernel with 4 KiB base pages",
+            ),
+            frame_numbers: Support::require(
+                zero_page.is_some(),
+                "pagemap hides frame numbers",
+                "run as root (CAP_SYS_ADMIN)",
+            ),
+            frame_flags: Support::from_result(KernelFrames::open(), "run as root"),
+            pagemap_scan: Support::from_result(
+                pagemap.scan(Wanted::Content, PageRange::default(), &mut [Run::default()]),
+                "use Linux 6.7 or later; without it all of an address space is read, slowly",
+            ),
+            table_search: table_search(&pagemap)?,
+            process_madvise: advise_self()?,
+            other_processes: Support::require(
+                capable(CapabilitySet::SYS_PTRACE),
+                "CAP_SYS_PTRACE is not held",
+                "run as root; your own processes can be looked at without",
+            ),
+            advise_others: Support::require(
+                capable(CapabilitySet::SYS_NICE) && in_initial_user_namespace(),
+                "CAP_SYS_NICE in the initial user namespace is not held",
+                "run as root outside of containers, or grant CAP_SYS_NICE",
+            ),
+            thp: match Thp::of_host().enabled() {
+                Ok(word) => Support::require(
+                    word != "never",
+                    "transparent_hugepage/enabled is never",
+                    "nothing to do: without huge pages there are no holes in them",
+                ),
+                Err(_) => Support::require(
+                    false,
+                    "the kernel has no transparent huge pages",
+                    "nothing to do: without huge pages there are no holes in them",
+                ),
+            },
+            memory_cgroup: Support::require(
+                cgroup::Hierarchy::find()?.is_some(),
+                "no mounted cgroup hierarchy has the memory controller",
+                "mount cgroup2, or boot without cgroup_disable=memory",
+            ),
+            zero_page,
+        })
+    }
+}
+
+impl Features {
+    /// The answers by name, as programs see them.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, &Support)> {
+        [
+            ("base_pages", &self.base_pages),
+            ("frame_numbers", &self.frame_numbers),
+            ("frame_flags", &self.frame_flags),
+            ("pagemap_scan", &self.pagemap_scan),
+            ("table_search", &self.table_search),
+            ("process_madvise", &self.process_madvise),
+            ("other_processes", &self.other_processes),
+            ("advise_others", &self.advise_others),
+            ("thp", &self.thp),
+            ("memory_cgroup", &self.memory_cgroup),
+        ]
+        .into_iter()
+    }
+}
+
+/// Reads an untouched page, so that the kernel maps the shared zero page there.
+fn zero_page_frame(pagemap: &Pagemap) -> Result<Option<Pfn>> {
+    let mut region = Region::new(BLOCK)?;
+    region
+        .advise(Pages(0), BLOCK.whole_pages(), OwnAdvice::BasePages)
+        .ok();
+    let _zero = region.peek(0);
+    let word = pagemap.word(region.pages().start)?;
+    Ok(word.and_then(|word| word.frame()))
+}
+
+/// Empties one of two page tables' places and never fills the other: the search must show exactly
+/// the first one.
+fn table_search(pagemap: &Pagemap) -> Result<Support> {
+    let mut region = Region::new(Bytes(2 * BLOCK.0))?;
+    region
+        .advise(
+            Pages(0),
+            Bytes(2 * BLOCK.0).whole_pages(),
+            OwnAdvice::BasePages,
+        )
+        .ok();
+    region.touch(Pages(7), Pages(1));
+    region.advise(Pages(7), Pages(1), OwnAdvice::Discard)?;
+    let mut runs = [Run::default(); 4];
+    let first = PageRange::starting_at(region.pages().start, BLOCK.whole_pages());
+    let shown = pagemap.scan(Wanted::Tables, region.pages(), &mut runs);
+    let only_first = |found: &[Run]| found.len() == 1 && found[0].range() == first;
+    Ok(Support::require(
+        shown.is_ok_and(|scanned| only_first(scanned.runs)),
+        "PAGEMAP_SCAN is missing or does not show empty page tables",
+        "use Linux 6.7 or later; without it empty tables are counted but not located",
+    ))
+}
+
+fn advise_self() -> Result<Support> {
+    let own = i32::try_from(std::process::id()).unwrap_or(i32::MAX);
+    let process = Process::open(own)?;
+    let mut region = Region::new(BLOCK)?;
+    region.touch(Pages(0), Pages(1));
+    let page = PageRange::starting_at(region.pages().start, Pages(1));
+    let stopped = [Advice::Cold, Advice::PageOut]
+        .into_iter()
+        .find_map(|advice| process_madvise(&process, &[page], advice).stopped);
+    Ok(match stopped {
+        None => Support::Works,
+        Some(error) => Support::Missing {
+            why: format!("process_madvise: {error}"),
+            remedy: "use Linux 5.10 or later, and run as root",
+        },
+    })
+}
+
+fn in_initial_user_namespace() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().eq(["0", "0", "4294967295"])
+}

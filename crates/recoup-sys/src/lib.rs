@@ -1,0 +1,38 @@
+//! Every system call and kernel file that recoup uses, each once, typed.
+//!
+//! This is the only room of the project (beside the pool's mapping module and the preload shim)
+//! that holds `unsafe`. Nothing here decides anything: it asks the kernel, and hands back what the
+//! kernel said, with errors that name the operation, its subject and the `errno`.
+//!
+//! | module | the kernel's side of it |
+//! |---|---|
+//! | [`units`] | pages, bytes, page indices and frames as different types |
+//! | [`process`] | a process as a pidfd: `status`, `maps`, `cgroup` |
+//! | [`maps`] | `/proc/PID/maps` |
+//! | [`pagemap`] | `/proc/PID/pagemap` and its `PAGEMAP_SCAN` ioctl |
+//! | [`kpage`] | `/proc/kpageflags`, `/proc/kpagecount` |
+//! | [`madvise`] | `process_madvise(2)` |
+//! | [`region`] | this process's own anonymous memory |
+//! | [`cgroup`] | memory controller of cgroup v1 and v2 |
+//! | [`thp`], [`hugetlb`], [`vmstat`] | host-wide settings and counters |
+//! | [`features`] | what this kernel and these privileges allow, probed once |
+
+pub mod cgroup;
+pub mod error;
+pub mod features;
+pub mod hugetlb;
+pub mod kpage;
+pub mod madvise;
+pub mod maps;
+pub mod pagemap;
+pub mod process;
+mod procfile;
+pub mod region;
+pub mod thp;
+pub mod units;
+pub mod vmstat;
+
+pub use error::{Error, Result};
+pub use features::{Features, Support};
+pub use process::Process;
+pub use units::{Bytes, PageIdx, PageRange, Pages, Pfn};

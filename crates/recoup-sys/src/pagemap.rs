@@ -1,0 +1,264 @@
+//! `/proc/PID/pagemap`: one 64-bit word for each page of an address space, and the `PAGEMAP_SCAN`
+//! ioctl (Linux 6.7) that finds the pages worth reading
+//! (Documentation/admin-guide/mm/pagemap.rst).
+//!
+//! # How long the target waits
+//! Both hold the target's mmap lock for reading while they walk its page tables. A `read` lets it
+//! go every 2 MiB; a scan keeps it until it returns, so [`Pagemap::scan`] is bounded by
+//! [`SCAN_MAX_PAGES`] entries and [`SCAN_MAX_SPAN`] of address space a call.
+
+#![expect(unsafe_code, reason = "PAGEMAP_SCAN has no safe wrapper")]
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
+
+use crate::error::{Error, Result};
+use crate::units::{Bytes, PageIdx, PageRange, Pfn};
+
+/// What one word of `pagemap` says about a page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Word(pub u64);
+
+impl Word {
+    const PFN_MASK: u64 = (1 << 55) - 1;
+    /// Bit 56: mapped by this process alone (Linux 4.2).
+    pub const EXCLUSIVE: u64 = 1 << 56;
+    /// Bit 61: page of a file or of shared memory.
+    pub const FILE: u64 = 1 << 61;
+    /// Bit 62: swapped out, under migration, or a marker.
+    pub const SWAPPED: u64 = 1 << 62;
+    /// Bit 63: present in memory.
+    pub const PRESENT: u64 = 1 << 63;
+
+    /// Whether any of these bits is set.
+    #[must_use]
+    pub const fn has(self, bits: u64) -> bool {
+        self.0 & bits != 0
+    }
+
+    /// Whether the page is in memory and belongs to no file.
+    #[must_use]
+    pub const fn is_present_anonymous(self) -> bool {
+        self.0 & (Self::PRESENT | Self::FILE) == Self::PRESENT
+    }
+
+    /// The frame of a page that is present. Nothing where it is absent, or where the kernel hides
+    /// frame numbers for want of `CAP_SYS_ADMIN`.
+    #[must_use]
+    pub const fn frame(self) -> Option<Pfn> {
+        let pfn = self.0 & Self::PFN_MASK;
+        if self.has(Self::PRESENT) && pfn != 0 {
+            Some(Pfn(pfn))
+        } else {
+            None
+        }
+    }
+}
+
+/// An address space's `pagemap`, open. It goes on to mean the address space that was current when
+/// it was opened: after an `execve(2)` or the process's end, reads return nothing.
+#[derive(Debug)]
+pub struct Pagemap {
+    file: OwnedFd,
+    subject: String,
+}
+
+impl Pagemap {
+    pub(crate) fn new(file: OwnedFd, subject: String) -> Self {
+        Self { file, subject }
+    }
+
+    /// Opens this process's own.
+    ///
+    /// # Errors
+    /// Where `/proc` is not mounted.
+    pub fn of_self() -> Result<Self> {
+        let subject = "/proc/self/pagemap".to_owned();
+        let file = std::fs::File::open(&subject).map_err(|e| Error::os("open", &subject, e))?;
+        Ok(Self::new(file.into(), subject))
+    }
+
+    /// Reads the words of the pages from `start`, as many as the buffer has, and returns how many
+    /// were read: fewer only where the address space ends or is gone.
+    ///
+    /// Costs about 20 ns a page that is present. Holds the mmap lock for 2 MiB at a time.
+    ///
+    /// # Errors
+    /// Those of pread(2).
+    pub fn read(&self, start: PageIdx, words: &mut [u64]) -> Result<usize> {
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(words);
+        let offset = start.0 * 8;
+        let read = rustix::io::pread(&self.file, bytes, offset)
+            .map_err(|e| Error::os("read", format!("{} at {start}", self.subject), e))?;
+        Ok(read / 8)
+    }
+
+    /// Reads one page's word; nothing if the address space is gone.
+    ///
+    /// # Errors
+    /// Those of pread(2).
+    pub fn word(&self, page: PageIdx) -> Result<Option<Word>> {
+        let mut word = [0];
+        Ok((self.read(page, &mut word)? == 1).then_some(Word(word[0])))
+    }
+
+    /// Finds runs of pages that are of the `wanted` kind, from the start of `range`, until the
+    /// range ends or a bound is met: as many runs as `runs` has places, [`SCAN_MAX_PAGES`] pages
+    /// found, or [`SCAN_MAX_SPAN`] of addresses looked at.
+    ///
+    /// Costs about 10 ns a page found, 10 ns a 2 MiB block without a table.
+    ///
+    /// # Errors
+    /// `ENOTTY` before Linux 6.7; `ESRCH` where the address space is gone.
+    pub fn scan<'a>(
+        &self,
+        wanted: Wanted,
+        range: PageRange,
+        runs: &'a mut [Run],
+    ) -> Result<Scanned<'a>> {
+        let span_end = range.start + SCAN_MAX_SPAN.whole_pages();
+        let mut request = wanted.request(
+            PageRange {
+                end: range.end.min(span_end),
+                ..range
+            },
+            runs,
+        );
+        let found = self
+            .scan_ioctl(&mut request)
+            .map_err(|source| Error::os("scan", format!("{} at {range}", self.subject), source))?;
+        Ok(Scanned {
+            runs: &runs[..found],
+            looked_until: PageIdx::containing(request.walk_end),
+        })
+    }
+
+    fn scan_ioctl(&self, request: &mut ScanRequest) -> rustix::io::Result<usize> {
+        const PAGEMAP_SCAN: Opcode = opcode::read_write::<ScanRequest>(b'f', 16);
+        /// The ioctl's result is the number of runs, which `Updater` alone would drop.
+        struct Scan<'a>(Updater<'a, PAGEMAP_SCAN, ScanRequest>);
+
+        // SAFETY: the opcode is that of PAGEMAP_SCAN in linux/fs.h, which reads and writes a
+        // `pm_scan_arg`, the layout of `ScanRequest`; everything but the output is passed on to
+        // rustix's `Updater`, which owns the pointer.
+        unsafe impl rustix::ioctl::Ioctl for Scan<'_> {
+            type Output = usize;
+            const IS_MUTATING: bool = true;
+            fn opcode(&self) -> Opcode {
+                self.0.opcode()
+            }
+            fn as_ptr(&mut self) -> *mut std::ffi::c_void {
+                self.0.as_ptr()
+            }
+            unsafe fn output_from_ptr(
+                result: rustix::ioctl::IoctlOutput,
+                _: *mut std::ffi::c_void,
+            ) -> rustix::io::Result<usize> {
+                Ok(usize::try_from(result).unwrap_or(0))
+            }
+        }
+
+        // SAFETY: `ScanRequest` is the type that PAGEMAP_SCAN expects (linux/fs.h, pm_scan_arg).
+        let updater = unsafe { Updater::new(request) };
+        // SAFETY: the file is a pagemap, the request points to `vec_len` writable places in a
+        // buffer that its maker borrows for longer than this call.
+        unsafe { ioctl(self.file.as_fd(), Scan(updater)) }
+    }
+}
+
+/// Most entries that one scan may find before it lets go of the mmap lock: 64 Ki, about 0.4 ms.
+pub const SCAN_MAX_PAGES: u64 = 1 << 16;
+/// Most address space that one scan may look at: 64 GiB, at worst 32768 empty PMD entries.
+pub const SCAN_MAX_SPAN: Bytes = Bytes(64 << 30);
+
+/// The kind of page that a scan looks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// Pages that are in memory or swapped out: everything that `pagemap` would show.
+    Content,
+    /// Pages for which a page-table entry exists, be it an empty one: a run covers whole tables
+    /// and huge pages, a range that no table maps is in none. The kernel documents this query as
+    /// "pages that aren't write-protected by userfaultfd", which an empty entry isn't; so
+    /// [`crate::Features`] tries it out before it is relied on.
+    Tables,
+    /// Pages that map the shared zero page.
+    ZeroPage,
+}
+
+impl Wanted {
+    const WRITTEN: u64 = 1 << 1;
+    const PRESENT: u64 = 1 << 3;
+    const SWAPPED: u64 = 1 << 4;
+    const PFNZERO: u64 = 1 << 5;
+
+    fn request(self, range: PageRange, runs: &mut [Run]) -> ScanRequest {
+        let (all_of, any_of) = match self {
+            Self::Content => (0, Self::PRESENT | Self::SWAPPED),
+            Self::Tables => (Self::WRITTEN, 0),
+            Self::ZeroPage => (Self::PFNZERO, 0),
+        };
+        ScanRequest {
+            size: size_of::<ScanRequest>() as u64,
+            flags: 0,
+            start: range.start.address(),
+            end: range.end.address(),
+            walk_end: 0,
+            vec: runs.as_mut_ptr().expose_provenance() as u64,
+            vec_len: runs.len() as u64,
+            max_pages: SCAN_MAX_PAGES,
+            category_inverted: 0,
+            category_mask: all_of,
+            category_anyof_mask: any_of,
+            return_mask: all_of,
+        }
+    }
+}
+
+/// A run of pages that a scan found (`struct page_region`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Run {
+    start: u64,
+    end: u64,
+    categories: u64,
+}
+
+impl Run {
+    /// The pages of the run.
+    #[must_use]
+    pub fn range(self) -> PageRange {
+        PageRange {
+            start: PageIdx::containing(self.start),
+            end: PageIdx::containing(self.end),
+        }
+    }
+}
+
+/// What a scan found, and where it stopped looking.
+#[derive(Debug)]
+pub struct Scanned<'a> {
+    /// The runs, by address.
+    pub runs: &'a [Run],
+    /// Everything before this page has been looked at.
+    pub looked_until: PageIdx,
+}
+
+/// `struct pm_scan_arg` of linux/fs.h.
+#[repr(C)]
+struct ScanRequest {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+const _: () = assert!(size_of::<ScanRequest>() == 96 && size_of::<Run>() == 24);

@@ -1,0 +1,190 @@
+//! Anonymous memory of this process's own, with one owner.
+//!
+//! Used by the feature probe, the demonstration and the tests' workloads. All of it is safe to use:
+//! whatever changes contents takes `&mut self`.
+
+#![expect(unsafe_code, reason = "memory is mapped and addressed here")]
+
+use std::ffi::c_void;
+use std::ptr::NonNull;
+
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+
+use crate::error::{Error, Result};
+use crate::units::{BLOCK, Bytes, PageIdx, PageRange, Pages};
+
+/// A private anonymous mapping, unmapped when dropped.
+#[derive(Debug)]
+pub struct Region {
+    /// The mapping as the kernel gave it, larger than the region by the alignment's slack.
+    mapping: NonNull<c_void>,
+    mapping_length: usize,
+    /// Where the region starts within the mapping: at a multiple of 2 MiB.
+    offset: usize,
+    length: usize,
+}
+
+// SAFETY: a region is plain memory that nobody else points to; it may change threads like a Box.
+unsafe impl Send for Region {}
+// SAFETY: a shared borrow only reads the memory or gives advice that changes none of its bytes.
+unsafe impl Sync for Region {}
+
+/// What to do with pages of one's own region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OwnAdvice {
+    /// `MADV_HUGEPAGE`: huge pages where the host allows them.
+    HugePages,
+    /// `MADV_NOHUGEPAGE`: base pages only.
+    BasePages,
+    /// `MADV_DONTNEED`: discard, contents become zero.
+    Discard,
+    /// `MADV_FREE`: free lazily; contents may become zero until they are written again.
+    FreeLazily,
+}
+
+impl Region {
+    /// Maps `length` bytes, aligned to 2 MiB, without reserving swap for them.
+    ///
+    /// # Errors
+    /// Those of mmap(2).
+    pub fn new(length: Bytes) -> Result<Self> {
+        let subject = || format!("{} bytes of anonymous memory", length.0);
+        let too_long = |_| Error::os("map", subject(), rustix::io::Errno::NOMEM);
+        let block = usize::try_from(BLOCK.0).map_err(too_long)?;
+        let length_usize = usize::try_from(length.0).map_err(too_long)?;
+        let mapping_length = length_usize + block;
+        // SAFETY: no address is asked for, so no existing mapping is replaced.
+        let address = unsafe {
+            rustix::mm::mmap_anonymous(
+                std::ptr::null_mut(),
+                mapping_length,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )
+        }
+        .map_err(|e| Error::os("map", subject(), e))?;
+        let mapping = NonNull::new(address)
+            .ok_or_else(|| Error::malformed("mmap", "a mapping at address zero"))?;
+        let offset = address.addr().next_multiple_of(block) - address.addr();
+        Ok(Self {
+            mapping,
+            mapping_length,
+            offset,
+            length: length_usize,
+        })
+    }
+
+    /// The pages of the region.
+    #[must_use]
+    pub fn pages(&self) -> PageRange {
+        let start = PageIdx::containing((self.mapping.as_ptr().addr() + self.offset) as u64);
+        PageRange::starting_at(start, Bytes(self.length as u64).whole_pages())
+    }
+
+    /// Reads one byte, and never leaves it out: reading a page that was never written maps the
+    /// shared zero page there.
+    ///
+    /// # Panics
+    /// If it lies past the region.
+    #[must_use]
+    pub fn peek(&self, offset: usize) -> u8 {
+        let source = self.part(offset, 1);
+        // SAFETY: `part` checked that the byte is the region's, which is mapped as long as `self`.
+        unsafe { source.read_volatile() }
+    }
+
+    /// Copies what the region holds from byte `offset` on into `buffer`.
+    ///
+    /// # Panics
+    /// If that reaches past the region.
+    pub fn read(&self, offset: usize, buffer: &mut [u8]) {
+        let source = self.part(offset, buffer.len());
+        // SAFETY: `part` checked that all of these bytes are the region's, which is mapped as long
+        // as `self`; the buffer is other memory. No reference to the region is made, since the
+        // kernel may zero lazily freed pages at any time.
+        unsafe { std::ptr::copy_nonoverlapping(source, buffer.as_mut_ptr(), buffer.len()) }
+    }
+
+    /// Copies `bytes` into the region from byte `offset` on.
+    ///
+    /// # Panics
+    /// If that reaches past the region.
+    pub fn write(&mut self, offset: usize, bytes: &[u8]) {
+        let target = self.part(offset, bytes.len());
+        // SAFETY: as for `read`, and the exclusive borrow keeps all other users of it away.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) }
+    }
+
+    /// Gives `advice` about `count` pages from the `first` page of the region.
+    ///
+    /// # Errors
+    /// `EINVAL` for pages outside of the region; else those of madvise(2).
+    pub fn advise(&mut self, first: Pages, count: Pages, advice: OwnAdvice) -> Result<()> {
+        let advice = match advice {
+            OwnAdvice::HugePages => Advice::LinuxHugepage,
+            OwnAdvice::BasePages => Advice::LinuxNoHugepage,
+            OwnAdvice::Discard => Advice::LinuxDontNeed,
+            OwnAdvice::FreeLazily => Advice::LinuxFree,
+        };
+        let range = PageRange::starting_at(self.pages().start + first, count);
+        let fail = |e| Error::os("advise on", range.to_string(), e);
+        let inside = self.pages().intersection(range) == range;
+        if !inside {
+            return Err(fail(rustix::io::Errno::INVAL));
+        }
+        let length = byte_count(count);
+        let address = self.part(byte_count(first), length);
+        // SAFETY: `part` checked that the range is the region's, of which `&mut self` is the only
+        // borrow; none of these pieces of advice unmaps it.
+        unsafe { rustix::mm::madvise(address.cast(), length, advice) }.map_err(fail)
+    }
+
+    /// Locks the region into memory (mlock(2)).
+    ///
+    /// # Errors
+    /// `ENOMEM` past `RLIMIT_MEMLOCK`.
+    pub fn lock(&mut self) -> Result<()> {
+        // SAFETY: the range is this region's own mapping.
+        unsafe { rustix::mm::mlock(self.first_byte().cast(), self.length) }
+            .map_err(|e| Error::os("lock", self.pages().to_string(), e))
+    }
+
+    /// Writes one byte into every page of `count` pages from the `first` on.
+    ///
+    /// # Panics
+    /// If that reaches past the region.
+    pub fn touch(&mut self, first: Pages, count: Pages) {
+        for page in first.0..first.0 + count.0 {
+            self.write(byte_count(Pages(page)), &[1]);
+        }
+    }
+
+    fn first_byte(&self) -> *mut u8 {
+        self.mapping.as_ptr().cast::<u8>().wrapping_add(self.offset)
+    }
+
+    /// The address of `length` bytes from `offset` on, all of which are the region's.
+    fn part(&self, offset: usize, length: usize) -> *mut u8 {
+        let inside = offset
+            .checked_add(length)
+            .is_some_and(|end| end <= self.length);
+        assert!(
+            inside,
+            "{length} bytes at {offset} in a region of {}",
+            self.length
+        );
+        self.first_byte().wrapping_add(offset)
+    }
+}
+
+fn byte_count(pages: Pages) -> usize {
+    usize::try_from(pages.bytes().0).unwrap_or(usize::MAX)
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: exactly the mapping that `new` made; the last borrow of it has ended.
+        let result = unsafe { rustix::mm::munmap(self.mapping.as_ptr(), self.mapping_length) };
+        debug_assert!(result.is_ok(), "munmap of an own mapping: {result:?}");
+    }
+}
