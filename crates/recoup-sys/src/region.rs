@@ -139,13 +139,19 @@ impl Region {
         unsafe { rustix::mm::madvise(address.cast(), length, advice) }.map_err(fail)
     }
 
-    /// Locks the region into memory (mlock(2)).
+    /// Locks `count` pages from the `first` one into memory (mlock(2)), which also makes them
+    /// present.
     ///
     /// # Errors
     /// `ENOMEM` past `RLIMIT_MEMLOCK`.
-    pub fn lock(&mut self) -> Result<()> {
-        // SAFETY: the range is this region's own mapping.
-        unsafe { rustix::mm::mlock(self.first_byte().cast(), self.length) }
+    ///
+    /// # Panics
+    /// If they lie past the region.
+    pub fn lock(&mut self, first: Pages, count: Pages) -> Result<()> {
+        let length = byte_count(count);
+        let address = self.part(byte_count(first), length);
+        // SAFETY: `part` checked that the range is the region's.
+        unsafe { rustix::mm::mlock(address.cast(), length) }
             .map_err(|e| Error::os("lock", self.pages().to_string(), e))
     }
 

@@ -1,1 +1,13 @@
-//! What tests share.
+//! What recoup's tests and benchmarks share.
+//!
+//! Nothing here uses the code under test to judge it: effects are read from smaps, `status` and the
+//! cgroup's own files.
+
+pub mod host;
+pub mod kernel;
+pub mod ratio;
+pub mod require;
+pub mod workload;
+
+pub use host::HostSetting;
+pub use workload::Workload;

@@ -6,7 +6,8 @@
 //! page until one has nothing. A run as long as the stride is always found; shorter ones are
 //! found next to others. [`Sampling::EXACT`] looks at every page.
 //!
-//! Pages that were written again since count until the kernel notices (only it sees the dirty bit):
+//! The last few base pages that a CPU freed lazily (up to 31) do not show it until it has gathered
+//! more. Pages that were written again since count until the kernel notices (only it sees the dirty bit):
 //! what truly can come back is known after the attempt.
 
 use recoup_sys::kpage::{Flags, Frames};

@@ -1,0 +1,340 @@
+//! Each kind of stuck memory, made by a real process on the running kernel, found and given back.
+//! Effects are read from smaps, `status` and the cgroup's own files.
+
+use crate::common::{KIB, MIB, only, reclaim, report, run_with};
+use recoup_reclaim::plan::Kind;
+use recoup_reclaim::{Mode, Reason};
+use recoup_testkit::host::THP_ENABLED;
+use recoup_testkit::workload::{charge, own_cgroup};
+use recoup_testkit::{HostSetting, Workload, kernel, require};
+
+/// Pages of the regions that tests use: 64 MiB.
+const PAGES: u64 = 16384;
+const BLOCK: u64 = 512;
+const THPS: u64 = PAGES / BLOCK;
+
+/// A workload with a region of huge pages, each filled and then discarded but for its first
+/// `kept` pages.
+fn with_holes(workload: &mut Workload, kept: u64) -> std::ops::Range<u64> {
+    let addresses = workload.map(&format!("map a {PAGES} huge"));
+    workload.tell("fill a");
+    workload.tell(&format!("discard a {kept} {} {BLOCK} {THPS}", BLOCK - kept));
+    addresses
+}
+
+#[test]
+fn holes_are_found_per_mapping_and_their_memory_comes_back_to_the_charge() {
+    require!(kernel::is_root(), "root");
+    let _thp = HostSetting::set(THP_ENABLED, "madvise");
+    let cgroup = own_cgroup("holes");
+    require!(cgroup.is_some(), "a memory cgroup of its own");
+    let cgroup = cgroup.expect("just looked");
+    let mut workload = Workload::start_in(&cgroup);
+    let addresses = with_holes(&mut workload, 3);
+    let holes = THPS * (BLOCK - 3) * 4 * KIB;
+
+    let found = report(&workload);
+    assert_eq!(found.stuck.thp_holes.0, holes);
+    assert_eq!(found.stuck.thp_holes_count, THPS);
+    let mapping = &found.mappings[0];
+    assert!(mapping.range.start.address() <= addresses.start);
+    assert_eq!(mapping.stuck.thp_holes.0, holes);
+
+    let before = charge(&cgroup);
+    let outcome = reclaim(&workload);
+    let freed = before - charge(&cgroup);
+    assert_eq!(outcome.recovered.thp_holes.0, holes);
+    assert_eq!(outcome.recovered.thp_holes_count, THPS);
+    assert!(
+        freed * 100 >= holes * 99,
+        "{freed} of {holes} came back to the charge"
+    );
+    assert_eq!(
+        workload.tell(&format!("verify a 0 3 {BLOCK} {THPS}")),
+        "0 wrong"
+    );
+    assert_eq!(
+        report(&workload).stuck.thp_holes.0,
+        0,
+        "nothing is found twice"
+    );
+}
+
+#[test]
+fn whole_huge_pages_are_left_whole() {
+    require!(kernel::is_root(), "root");
+    let _thp = HostSetting::set(THP_ENABLED, "madvise");
+    let mut workload = Workload::start();
+    let addresses = workload.map(&format!("map a {PAGES} huge"));
+    workload.tell("fill a");
+    workload.tell(&format!("discard a 10 20 {BLOCK} 4"));
+    let huge = |workload: &Workload| {
+        kernel::smaps_bytes_in(workload.pid(), addresses.clone(), "AnonHugePages")
+    };
+    assert_eq!(huge(&workload), (THPS - 4) * 2 * MIB);
+    let outcome = reclaim(&workload);
+    assert_eq!(outcome.recovered.thp_holes_count, 4);
+    assert_eq!(
+        huge(&workload),
+        (THPS - 4) * 2 * MIB,
+        "the other huge pages stay whole"
+    );
+}
+
+#[test]
+fn a_hole_that_is_in_use_again_is_still_found_beside_the_new_memory() {
+    require!(kernel::is_root(), "root");
+    let _thp = HostSetting::set(THP_ENABLED, "madvise");
+    let mut workload = Workload::start();
+    with_holes(&mut workload, 100);
+    workload.tell(&format!("touch a 300 50 {BLOCK} {THPS}"));
+    let outcome = reclaim(&workload);
+    // The new pages are small ones of their own: the hole in the huge page is as large as before.
+    assert_eq!(
+        outcome.recovered.thp_holes.0,
+        THPS * (BLOCK - 100) * 4 * KIB
+    );
+    assert_eq!(
+        workload.tell(&format!("verify a 0 100 {BLOCK} {THPS}")),
+        "0 wrong"
+    );
+}
+
+#[test]
+fn a_hole_made_by_unmapping_a_part_is_found() {
+    require!(kernel::is_root(), "root");
+    let _thp = HostSetting::set(THP_ENABLED, "madvise");
+    let mut workload = Workload::start();
+    workload.map("map a 512 huge");
+    workload.tell("fill a");
+    // Another setting for a part divides the mapping in two, of which each maps a part of the page.
+    workload.tell("base a 0 100 512 1");
+    let found = report(&workload);
+    assert_eq!(
+        found.stuck.thp_holes.0, 0,
+        "divided, but mapped as a whole: {:?}",
+        found.stuck
+    );
+    workload.tell("discard a 90 20 512 1");
+    let outcome = reclaim(&workload);
+    assert_eq!(outcome.stuck.thp_holes.0, 20 * 4 * KIB);
+    assert_eq!(outcome.recovered.thp_holes.0, 20 * 4 * KIB);
+}
+
+#[test]
+fn small_huge_pages_have_holes_too() {
+    require!(kernel::is_root(), "root");
+    let size = "/sys/kernel/mm/transparent_hugepage/hugepages-64kB/enabled";
+    require!(
+        std::path::Path::new(size).exists(),
+        "64 KiB huge pages (Linux 6.8)"
+    );
+    let _mthp = HostSetting::set(size, "madvise");
+    let big = "/sys/kernel/mm/transparent_hugepage/hugepages-2048kB/enabled";
+    let big_before = std::fs::read_to_string(big).expect("the setting of 2 MiB pages");
+    require!(
+        !big_before.contains("[always]"),
+        "2 MiB huge pages not always on"
+    );
+    let mut workload = Workload::start();
+    // An odd size keeps the kernel from using 2 MiB pages.
+    let addresses = workload.map("map a 500 huge");
+    workload.tell("fill a");
+    workload.tell("discard a 4 12 16 31");
+    let found = report(&workload);
+    assert_eq!(
+        found.stuck.thp_holes_count, 31,
+        "{:?} in {addresses:x?}",
+        found.stuck
+    );
+    assert_eq!(found.stuck.thp_holes.0, 31 * 12 * 4 * KIB);
+    let outcome = reclaim(&workload);
+    assert_eq!(outcome.recovered.thp_holes, found.stuck.thp_holes);
+    assert_eq!(workload.tell("verify a 0 4 16 31"), "0 wrong");
+}
+
+#[test]
+fn what_a_forked_child_shares_is_left_alone_and_said_so() {
+    require!(kernel::is_root(), "root");
+    let _thp = HostSetting::set(THP_ENABLED, "madvise");
+    let mut workload = Workload::start();
+    workload.map(&format!("map a {PAGES} huge"));
+    workload.tell("fill a");
+    workload.tell("fork");
+    workload.tell(&format!("discard a 10 400 {BLOCK} {THPS}"));
+    let outcome = reclaim(&workload);
+    assert_eq!(outcome.stuck.thp_holes.0, 0);
+    assert_eq!(outcome.shared_holes.0, THPS * 400 * 4 * KIB);
+    assert_eq!(outcome.left_alone.0[&Reason::Shared], outcome.shared_holes);
+    assert_eq!(outcome.recovered.thp_holes.0, 0);
+}
+
+#[test]
+fn locked_memory_is_left_alone_and_said_so() {
+    require!(kernel::is_root(), "root");
+    let _thp = HostSetting::set(THP_ENABLED, "madvise");
+    let mut workload = Workload::start();
+    with_holes(&mut workload, 100);
+    workload.tell(&format!("lock a 0 {} {PAGES} 1", PAGES / 2));
+    let outcome = reclaim(&workload);
+    let locked = outcome
+        .left_alone
+        .0
+        .get(&Reason::Locked)
+        .copied()
+        .unwrap_or_default();
+    assert!(locked.0 > 0, "{:?}", outcome.left_alone);
+    assert_eq!(
+        outcome.recovered.thp_holes.0 + locked.0,
+        outcome.stuck.thp_holes.0
+    );
+}
+
+/// Lazily freed base pages that may not show it yet: each CPU gathers up to 31 (15 before 6.10)
+/// before it marks them.
+fn not_seen_yet() -> u64 {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    31 * 4 * KIB * cpus as u64
+}
+
+#[test]
+fn lazily_freed_memory_leaves_and_what_is_written_again_stays() {
+    require!(kernel::is_root(), "root");
+    let mut workload = Workload::start();
+    let addresses = workload.map(&format!("map a {PAGES} base"));
+    workload.tell("fill a");
+    workload.tell(&format!("free a 0 {PAGES} {PAGES} 1"));
+    // One page in 64 is in use again, with its own value.
+    workload.tell(&format!("fill a 5 1 64 {}", PAGES / 64));
+    let rss = || kernel::smaps_bytes_in(workload.pid(), addresses.clone(), "Rss");
+    assert_eq!(
+        rss(),
+        PAGES * 4 * KIB,
+        "lazily freed pages are still resident"
+    );
+
+    let outcome = reclaim(&workload);
+    assert_eq!(outcome.recovered.lazyfree.0, (PAGES - PAGES / 64) * 4 * KIB);
+    assert_eq!(
+        outcome.left_alone.0[&Reason::InUseAgain].0,
+        PAGES / 64 * 4 * KIB
+    );
+    assert_eq!(rss(), PAGES / 64 * 4 * KIB);
+    assert_eq!(
+        workload.tell(&format!("verify a 5 1 64 {}", PAGES / 64)),
+        "0 wrong"
+    );
+}
+
+#[test]
+fn a_lazily_freed_huge_page_leaves_whole() {
+    require!(kernel::is_root(), "root");
+    let _thp = HostSetting::set(THP_ENABLED, "madvise");
+    let mut workload = Workload::start();
+    let addresses = workload.map(&format!("map a {PAGES} huge"));
+    workload.tell("fill a");
+    workload.tell(&format!("free a 0 {} {PAGES} 1", PAGES / 2));
+    let outcome = reclaim(&workload);
+    assert_eq!(outcome.recovered.lazyfree.0, PAGES / 2 * 4 * KIB);
+    let half = PAGES / 2 * 4 * KIB;
+    assert_eq!(
+        kernel::smaps_bytes_in(workload.pid(), addresses.clone(), "Rss"),
+        half
+    );
+    assert_eq!(
+        kernel::smaps_bytes_in(workload.pid(), addresses, "AnonHugePages"),
+        half
+    );
+    assert_eq!(
+        workload.tell(&format!("verify a {} {} 1 1", PAGES / 2, PAGES / 2)),
+        "0 wrong"
+    );
+}
+
+#[test]
+fn empty_and_zero_page_tables_are_counted_as_the_kernel_counts_them() {
+    require!(kernel::is_root(), "root");
+    let mut workload = Workload::start();
+    let before = kernel::status_bytes(workload.pid(), "VmPTE");
+    let clean = report(&workload);
+    assert!(clean.stuck.empty_tables.0 <= 32 * KIB, "{:?}", clean.stuck);
+    let (empty, zero) = (1000, 300);
+    workload.map(&format!("map e {} base", 2048 * BLOCK));
+    workload.map(&format!("map z {} base", 2048 * BLOCK));
+    workload.tell(&format!("touch e 3 1 {BLOCK} {empty}"));
+    workload.tell(&format!("discard e 3 1 {BLOCK} {empty}"));
+    workload.tell(&format!("peek z 9 {BLOCK} {zero}"));
+    let grown = kernel::status_bytes(workload.pid(), "VmPTE") - before;
+    let found = report(&workload);
+    assert_eq!(found.stuck.zero_tables.0, zero * 4 * KIB);
+    let seen = found.stuck.empty_tables.0 - clean.stuck.empty_tables.0;
+    let upper = grown - (empty + zero) * 4 * KIB;
+    assert!(
+        seen >= empty * 4 * KIB && seen <= empty * 4 * KIB + upper,
+        "{seen}, grown by {grown}"
+    );
+    let outcome = reclaim(&workload);
+    let tables = outcome.stuck.empty_tables + outcome.stuck.zero_tables;
+    assert_eq!(outcome.left_alone.0[&Reason::OnlyFromInside], tables);
+}
+
+#[test]
+fn tables_of_shared_memory_and_files_are_told_as_reconstructable() {
+    require!(kernel::is_root(), "root");
+    let mut workload = Workload::start();
+    let before = report(&workload).reconstructable_tables;
+    workload.tell(&format!("shared s {}", 64 * BLOCK));
+    workload.tell(&format!("touch-shared s 0 {BLOCK} 64"));
+    let found = report(&workload);
+    assert_eq!(found.reconstructable_tables.0 - before.0, 64 * 4 * KIB);
+    assert_eq!(found.stuck.thp_holes.0, 0);
+}
+
+#[test]
+fn a_dry_run_says_what_would_be_done_and_does_nothing() {
+    require!(kernel::is_root(), "root");
+    let _thp = HostSetting::set(THP_ENABLED, "madvise");
+    let mut workload = Workload::start();
+    with_holes(&mut workload, 3);
+    let splits = kernel::vmstat("thp_split_page ");
+    let outcome = run_with(&workload, |request| request.mode = Mode::DryRun);
+    assert_eq!(outcome.mappings[0].planned.splits, THPS);
+    assert_eq!(outcome.recovered.total().0, 0);
+    assert_eq!(kernel::vmstat("thp_split_page "), splits);
+    assert_eq!(report(&workload).stuck.thp_holes_count, THPS);
+}
+
+#[test]
+fn only_the_kind_that_was_asked_for_is_given_back() {
+    require!(kernel::is_root(), "root");
+    let _thp = HostSetting::set(THP_ENABLED, "madvise");
+    let mut workload = Workload::start();
+    with_holes(&mut workload, 3);
+    workload.map("map l 2048 base");
+    workload.tell("fill l");
+    workload.tell("free l 0 2048 2048 1");
+    let outcome = run_with(&workload, only(Kind::LazyFree));
+    assert_eq!(outcome.recovered.thp_holes.0, 0);
+    assert!(
+        outcome.recovered.lazyfree.0 + not_seen_yet() >= 8 * MIB,
+        "{:?}",
+        outcome.recovered
+    );
+    assert_eq!(report(&workload).stuck.thp_holes_count, THPS);
+}
+
+#[test]
+fn small_holes_are_left_alone_when_asked() {
+    require!(kernel::is_root(), "root");
+    let _thp = HostSetting::set(THP_ENABLED, "madvise");
+    let mut workload = Workload::start();
+    workload.map("map a 1024 huge");
+    workload.tell("fill a");
+    workload.tell("discard a 10 5 512 1");
+    workload.tell("discard a 600 300 512 1");
+    let outcome = run_with(&workload, |request| {
+        request.policy.smallest = recoup_sys::Bytes(64 * KIB);
+    });
+    assert_eq!(outcome.recovered.thp_holes.0, 300 * 4 * KIB);
+    assert_eq!(outcome.left_alone.0[&Reason::TooSmall].0, 5 * 4 * KIB);
+}

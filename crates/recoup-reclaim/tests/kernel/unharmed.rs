@@ -1,0 +1,120 @@
+//! Whatever a process does while recoup works on it, and whatever happens to recoup: no value is
+//! wrong, and nothing is reported as an error.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::common::{request, run_request, run_with};
+use recoup_reclaim::Mode;
+use recoup_reclaim::target::Target;
+use recoup_testkit::host::THP_ENABLED;
+use recoup_testkit::workload::{binary, own_cgroup};
+use recoup_testkit::{HostSetting, Workload, kernel, require};
+
+/// How long the hammers work.
+const HAMMERED: Duration = Duration::from_secs(8);
+
+fn hammer_while_reclaiming(thp: &str) {
+    let _thp = HostSetting::set(THP_ENABLED, thp);
+    let mut workload = Workload::start();
+    workload.tell("hammer 3");
+    let (began, mut passes, mut recovered) = (Instant::now(), 0, 0);
+    while began.elapsed() < HAMMERED {
+        let outcome = run_with(&workload, |_| {});
+        passes += 1;
+        recovered += outcome.recovered.total().0;
+    }
+    let verdict = workload.tell("stop");
+    assert!(verdict.ends_with(" 0 wrong"), "{verdict}");
+    let operations: u64 = verdict
+        .split(' ')
+        .next()
+        .and_then(|n| n.parse().ok())
+        .expect("a count");
+    assert!(
+        operations > 100 && passes > 10,
+        "{operations} operations, {passes} passes"
+    );
+    assert!(recovered > 0, "something was given back in {passes} passes");
+}
+
+#[test]
+fn no_value_is_wrong_while_huge_pages_are_reclaimed_under_fire() {
+    require!(kernel::is_root(), "root");
+    hammer_while_reclaiming("always");
+}
+
+#[test]
+fn no_value_is_wrong_while_base_pages_are_reclaimed_under_fire() {
+    require!(kernel::is_root(), "root");
+    hammer_while_reclaiming("never");
+}
+
+#[test]
+fn killing_recoup_at_any_moment_leaves_the_target_unharmed() {
+    require!(kernel::is_root(), "root");
+    let _thp = HostSetting::set(THP_ENABLED, "always");
+    let mut workload = Workload::start();
+    workload.tell("hammer 2");
+    let pid = workload.pid().to_string();
+    for round in 0..200_u64 {
+        let mut recoup = Command::new(binary("recoup"))
+            .args(["reclaim", "--json", "--pid", &pid])
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("recoup starts");
+        std::thread::sleep(Duration::from_micros(150 * (round % 97)));
+        recoup.kill().expect("a child that was not reaped");
+        recoup.wait().expect("a child");
+    }
+    let verdict = workload.tell("stop");
+    assert!(verdict.ends_with(" 0 wrong"), "{verdict}");
+}
+
+#[test]
+fn processes_that_exit_or_exec_meanwhile_are_no_error() {
+    require!(kernel::is_root(), "root");
+    let _thp = HostSetting::set(THP_ENABLED, "always");
+    let cgroup = own_cgroup("churn");
+    require!(cgroup.is_some(), "a memory cgroup of its own");
+    let cgroup = cgroup.expect("just looked");
+    let mut everything = request(vec![]);
+    everything.target = Target::Cgroup(cgroup.path().to_owned());
+    for round in 0..40_u64 {
+        let mut workloads: Vec<Workload> = (0..3).map(|_| Workload::start_in(&cgroup)).collect();
+        for workload in &mut workloads {
+            workload.map("map a 4096 huge");
+            workload.tell("fill a");
+            workload.tell("discard a 1 511 512 8");
+        }
+        std::thread::scope(|scope| {
+            let reclaimer = scope.spawn(|| run_request(&everything));
+            std::thread::sleep(Duration::from_micros(60 * round));
+            let mut workloads = workloads.into_iter();
+            workloads.next().expect("three").send("exec");
+            drop(workloads.next());
+            let outcome = reclaimer.join().expect("no panic");
+            assert_eq!(outcome.errors().collect::<Vec<_>>(), Vec::<&str>::new());
+        });
+    }
+}
+
+#[test]
+fn after_an_exec_the_new_program_is_not_acted_on() {
+    require!(kernel::is_root(), "root");
+    let mut workload = Workload::start();
+    let process = recoup_sys::Process::open(workload.pid()).expect("it lives");
+    let pagemap = process.pagemap().expect("its pagemap");
+    workload.tell("exec");
+    // When the new program answers, the old address space is gone.
+    workload.tell("map a 512 base");
+    let mut word = [0];
+    let start = recoup_sys::PageIdx::containing(0x1000);
+    assert_eq!(pagemap.read(start, &mut word).expect("a read"), 0);
+    assert!(
+        run_with(&workload, |request| request.mode = Mode::Report)
+            .rss
+            .0
+            > 0
+    );
+}

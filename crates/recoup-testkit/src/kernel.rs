@@ -1,0 +1,88 @@
+//! What the kernel itself says of a process, read without the code under test.
+
+use std::fs;
+
+/// A field of `/proc/PID/status` in bytes, 0 where it is absent.
+///
+/// # Panics
+/// If the process is gone.
+#[must_use]
+pub fn status_bytes(pid: i32, field: &str) -> u64 {
+    sum_of_fields(&read(pid, "status"), field)
+}
+
+/// The sum of a field over all mappings of `/proc/PID/smaps`, in bytes.
+///
+/// # Panics
+/// If the process is gone.
+#[must_use]
+pub fn smaps_bytes(pid: i32, field: &str) -> u64 {
+    sum_of_fields(&read(pid, "smaps"), field)
+}
+
+/// The sum of a field over the mappings of smaps that overlap the addresses, in bytes.
+///
+/// # Panics
+/// If the process is gone.
+#[must_use]
+pub fn smaps_bytes_in(pid: i32, addresses: std::ops::Range<u64>, field: &str) -> u64 {
+    let mut inside = false;
+    let mut sum = 0;
+    for line in read(pid, "smaps").lines() {
+        match mapping_of(line) {
+            Some(mapping) => {
+                inside = mapping.start < addresses.end && addresses.start < mapping.end;
+            }
+            None if inside => sum += sum_of_fields(line, field),
+            None => {}
+        }
+    }
+    sum
+}
+
+fn mapping_of(line: &str) -> Option<std::ops::Range<u64>> {
+    let (start, end) = line.split(' ').next()?.split_once('-')?;
+    Some(u64::from_str_radix(start, 16).ok()?..u64::from_str_radix(end, 16).ok()?)
+}
+
+fn read(pid: i32, file: &str) -> String {
+    let path = format!("/proc/{pid}/{file}");
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn sum_of_fields(text: &str, field: &str) -> u64 {
+    let value = |line: &str| {
+        let (key, value) = line.split_once(':')?;
+        let kib: u64 = value.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+        (key == field).then_some(kib << 10)
+    };
+    text.lines().filter_map(value).sum()
+}
+
+/// A counter of `/proc/vmstat`, 0 where it is absent.
+#[must_use]
+pub fn vmstat(name: &str) -> u64 {
+    let text = fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    let value = |line: &str| line.strip_prefix(name)?.trim().parse().ok();
+    text.lines().find_map(value).unwrap_or(0)
+}
+
+/// The running kernel's version as (major, minor).
+///
+/// # Panics
+/// If `uname -r` has no such form.
+#[must_use]
+pub fn version() -> (u32, u32) {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(['.', '-']).map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor),
+        _ => panic!("uname -r: {release}"),
+    }
+}
+
+/// Whether a process may do all that recoup needs: root with its usual capabilities.
+#[must_use]
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}

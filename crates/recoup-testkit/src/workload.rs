@@ -1,0 +1,157 @@
+//! A process that does to its memory what a test tells it.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use recoup_sys::cgroup::{Cgroup, Hierarchy, OwnCgroup};
+
+/// A running `recoup-workload`, ended when dropped. Its commands are listed in that program.
+#[derive(Debug)]
+pub struct Workload {
+    child: Child,
+    commands: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Workload {
+    /// Starts one.
+    ///
+    /// # Panics
+    /// If the program was not built.
+    #[must_use]
+    pub fn start() -> Self {
+        let mut child = Command::new(binary("recoup-workload"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("recoup-workload starts");
+        let commands = child.stdin.take().expect("its input");
+        let answers = BufReader::new(child.stdout.take().expect("its output"));
+        Self {
+            child,
+            commands,
+            answers,
+        }
+    }
+
+    /// Starts one in a cgroup.
+    ///
+    /// # Panics
+    /// If it cannot be moved there.
+    #[must_use]
+    pub fn start_in(cgroup: &Cgroup) -> Self {
+        let workload = Self::start();
+        cgroup
+            .add(workload.pid())
+            .expect("the workload can be moved");
+        workload
+    }
+
+    /// Its number.
+    ///
+    /// # Panics
+    /// Never: Linux's numbers fit.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).expect("a pid")
+    }
+
+    /// Gives a command and awaits its answer.
+    ///
+    /// # Panics
+    /// If the command fails or the workload has ended.
+    pub fn tell(&mut self, command: &str) -> String {
+        self.send(command);
+        self.answer(command)
+    }
+
+    /// Gives a command and doesn't wait.
+    ///
+    /// # Panics
+    /// If the workload has ended.
+    pub fn send(&mut self, command: &str) {
+        writeln!(self.commands, "{command}").expect("the workload listens");
+    }
+
+    /// Awaits the answer to a command.
+    ///
+    /// # Panics
+    /// If the command failed or the workload has ended.
+    pub fn answer(&mut self, command: &str) -> String {
+        let mut answer = String::new();
+        self.answers
+            .read_line(&mut answer)
+            .expect("the workload answers");
+        let answer = answer.trim_end();
+        let text = answer
+            .strip_prefix("ok")
+            .unwrap_or_else(|| panic!("{command}: {answer:?}"));
+        text.trim_start().to_owned()
+    }
+
+    /// Maps a region and returns its addresses.
+    ///
+    /// # Panics
+    /// If it cannot be mapped.
+    pub fn map(&mut self, command: &str) -> std::ops::Range<u64> {
+        let answer = self.tell(command);
+        let (start, end) = answer.split_once('-').expect("a range");
+        let hex = |text| u64::from_str_radix(text, 16).expect("an address");
+        hex(start)..hex(end)
+    }
+}
+
+impl Drop for Workload {
+    fn drop(&mut self) {
+        // It may have ended by itself; either way it is reaped.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The path of one of the project's programs: in `RECOUP_BIN_DIR`, or where cargo builds them.
+///
+/// # Panics
+/// If it isn't there.
+#[must_use]
+pub fn binary(name: &str) -> PathBuf {
+    let beside_tests = || {
+        let test = std::env::current_exe().expect("the path of this program");
+        test.ancestors()
+            .nth(2)
+            .expect("cargo's target directory")
+            .to_owned()
+    };
+    let directory = std::env::var_os("RECOUP_BIN_DIR").map_or_else(beside_tests, PathBuf::from);
+    let path = directory.join(name);
+    assert!(
+        path.is_file(),
+        "{} is missing: cargo build --workspace --bins",
+        path.display()
+    );
+    path
+}
+
+/// A cgroup of the test's own, named after it; nothing where none can be made.
+#[must_use]
+pub fn own_cgroup(name: &str) -> Option<OwnCgroup> {
+    let hierarchy = Hierarchy::find().ok().flatten()?;
+    hierarchy
+        .create(&format!("recoup-test-{name}-{}", std::process::id()))
+        .ok()
+}
+
+/// What a cgroup is charged, read from its files.
+///
+/// # Panics
+/// If it cannot be read.
+#[must_use]
+pub fn charge(cgroup: &Cgroup) -> u64 {
+    let read = |file: &str| std::fs::read_to_string(cgroup.path().join(file));
+    let text = read("memory.usage_in_bytes").or_else(|_| read("memory.current"));
+    text.expect("the cgroup's charge")
+        .trim()
+        .parse()
+        .expect("a number")
+}
