@@ -21,6 +21,7 @@ pub(crate) enum Command {
     /// Show freed memory that is stuck in processes; changes nothing
     Report(ReportArgs),
     /// Give it back
+    #[command(mut_group("target", |group| group.required(true)))]
     Reclaim(ReclaimArgs),
     /// Say what this kernel and these privileges allow, and what to do about the rest
     Doctor(DoctorArgs),

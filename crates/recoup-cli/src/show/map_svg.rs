@@ -2,6 +2,7 @@
 
 use recoup_reclaim::outcome::ProcessOutcome;
 use recoup_reclaim::scan::picture::{Cell, Content};
+use recoup_sys::Pages;
 use recoup_sys::units::PAGES_PER_BLOCK;
 use svg::Document;
 use svg::node::element::{Group, Rectangle, Text, Title};
@@ -31,7 +32,12 @@ pub(crate) fn draw(process: &ProcessOutcome) -> Document {
     );
     let mut drawing = Group::new().add(text(MARGIN, MARGIN, &heading).set("font-weight", "bold"));
     for content in Content::ALL {
-        drawing = drawing.add(legend(content, y));
+        let pages = process
+            .picture
+            .iter()
+            .map(|cell| u64::from(cell.count(content)))
+            .sum();
+        drawing = drawing.add(legend(content, Pages(pages), y));
         y += LINE;
     }
     if shown.len() < process.picture.len() {
@@ -81,12 +87,17 @@ fn text(x: f64, y: f64, content: &str) -> Text {
     Text::new(content).set("x", x).set("y", y)
 }
 
-fn legend(content: Content, y: f64) -> Group {
+fn legend(content: Content, amount: Pages, y: f64) -> Group {
     let look = look(content);
+    // What an empty table covers is address space, not memory.
+    let label = match content {
+        Content::EmptyTable => format!("{}: {}", look.label, amount.0 / PAGES_PER_BLOCK as u64),
+        _ => format!("{}: {}", look.label, human(amount.bytes())),
+    };
     let sample = rectangle(MARGIN, y - SIDE + 2.0, SIDE).set("fill", look.fill);
     Group::new()
         .add(sample)
-        .add(text(MARGIN + PITCH + 6.0, y, look.label))
+        .add(text(MARGIN + PITCH + 6.0, y, &label))
 }
 
 fn rectangle(x: f64, y: f64, height: f64) -> Rectangle {

@@ -10,6 +10,8 @@ use super::{human, plain};
 
 /// Processes that a table shows; the rest is summed up in one line.
 const MOST_ROWS: usize = 25;
+/// Cgroups that are listed, those with the most unexplained charge.
+const MOST_CGROUPS: usize = 10;
 
 fn table(headings: &[&str]) -> Table {
     let mut table = Table::new();
@@ -210,7 +212,9 @@ fn print_left_alone(outcome: &RunOutcome) {
 pub(crate) fn print_host(outcome: &RunOutcome) {
     let host = &outcome.host;
     anstream::println!();
-    for group in &outcome.cgroups {
+    let mut groups: Vec<_> = outcome.cgroups.iter().collect();
+    groups.sort_by_key(|group| std::cmp::Reverse(group.unexplained));
+    for group in groups.into_iter().take(MOST_CGROUPS) {
         if let (Some(charge), Some(unexplained)) = (group.charged_before, group.unexplained) {
             anstream::println!(
                 "cgroup {}: {} charged, {} of it in no process's RSS and no cache",

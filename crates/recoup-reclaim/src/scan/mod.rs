@@ -121,7 +121,7 @@ impl<'a, F: Frames> Scan<'a, F> {
     fn visit(&mut self, block: &Block, findings: &mut Findings) -> Result<()> {
         self.pages += block.used();
         self.census.visit(block);
-        self.owners.visit(block);
+        self.owners.visit(block, self.census.zero_page());
         let Some(frames) = self.frames else {
             return Ok(());
         };

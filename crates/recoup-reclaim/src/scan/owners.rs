@@ -1,7 +1,7 @@
 //! Counts how much anonymous memory has a single owner: what could live in a pool made for it.
 
-use recoup_sys::Pages;
 use recoup_sys::pagemap::Word;
+use recoup_sys::{Pages, Pfn};
 
 use super::block::Block;
 
@@ -15,16 +15,15 @@ pub struct Owners {
 }
 
 impl Owners {
-    /// Counts the pages of a block.
-    pub fn visit(&mut self, block: &Block) {
-        let count = |bit| {
-            block
-                .words()
-                .filter(|w| w.is_present_anonymous() && w.has(bit))
-                .count()
-        };
-        self.anonymous += Pages(count(Word::PRESENT) as u64);
-        self.exclusive += Pages(count(Word::EXCLUSIVE) as u64);
+    /// Counts the pages of a block. The shared zero page is nobody's.
+    pub fn visit(&mut self, block: &Block, zero_page: Option<Pfn>) {
+        let counted = block.words().filter(|word| {
+            word.is_present_anonymous() && (zero_page.is_none() || word.frame() != zero_page)
+        });
+        for word in counted {
+            self.anonymous += Pages(1);
+            self.exclusive += Pages(u64::from(word.has(Word::EXCLUSIVE)));
+        }
     }
 
     /// Adds another count.

@@ -16,6 +16,7 @@
 //! | `lock NAME FIRST COUNT STEP TIMES` | mlock(2) |
 //! | `shared NAME PAGES`, `touch-shared NAME FIRST STEP TIMES` | maps a memfd shared; writes to it |
 //! | `fork` | forks a child that keeps all memory until this process ends |
+//! | `rename` | takes a name that is neither UTF-8 nor harmless on a terminal |
 //! | `exec` | becomes a new program that does the same |
 //! | `hammer THREADS`, `stop` | see [`hammer`]; answers operations and wrong values |
 
@@ -98,6 +99,7 @@ impl State {
                 mapping.touch(&numbers(rest)?);
                 Ok(String::new())
             }
+            ["rename"] => rename(),
             ["fork"] => self.fork(),
             ["exec"] => {
                 let program = std::env::current_exe().map_err(|e| e.to_string())?;
@@ -158,6 +160,12 @@ impl State {
             unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
         }
     }
+}
+
+fn rename() -> Answer {
+    let name = c"\xff\x1b[31m(1) x";
+    rustix::thread::set_name(name).map_err(|e| e.to_string())?;
+    Ok(String::new())
 }
 
 fn on_region(region: &mut Region, command: &str, numbers: &[u64]) -> Answer {
