@@ -15,7 +15,7 @@
 //! | [`act`] | the kernel requests, batched and paced |
 //! | [`verify`] | looks again at exactly what was acted on |
 //! | [`outcome`] | what came of it, as plain data |
-//! | [`run`] | all of it, over many processes |
+//! | [`run`] | all of it, over many processes, in windows |
 //! | [`host`], [`charge`] | what the host and its cgroups say |
 //!
 //! # What the target can rely on
@@ -31,12 +31,14 @@ pub mod act;
 pub mod charge;
 pub mod host;
 pub mod layout;
+mod merge;
 pub mod outcome;
 pub mod plan;
 pub mod run;
 pub mod scan;
 pub mod target;
 pub mod verify;
+mod window;
 
 pub use outcome::{LeftAlone, Reason, Stuck};
 pub use run::{Mode, Request};

@@ -48,7 +48,7 @@ pub(crate) fn print_report(outcome: &RunOutcome) {
         "RSS",
         "COULD COME BACK",
         "THP HOLES",
-        "IN THPS",
+        "(COUNT)",
         "LAZILY FREED",
         "EMPTY TABLES",
         "ZERO TABLES",
@@ -96,7 +96,7 @@ pub(crate) fn print_mappings(outcome: &RunOutcome) {
         "PID",
         "MAPPING",
         "THP HOLES",
-        "IN THPS",
+        "(COUNT)",
         "LAZILY FREED",
         "NAME",
     ]);

@@ -1,7 +1,7 @@
 //! Reads what page tables hold, and finds what is stuck.
 //!
 //! A [`walk::Walk`] yields the 2 MiB blocks that hold something; each finder looks at every block.
-//! To find something new, add a file with a finder and a line to [`Scan::visit`].
+//! To find something new, add a file with a finder and a line to `Scan::visit`.
 
 pub mod block;
 pub mod folio;
