@@ -214,12 +214,13 @@ fn lazily_freed_memory_leaves_and_what_is_written_again_stays() {
     );
 
     let outcome = reclaim(&workload);
-    assert_eq!(outcome.recovered.lazyfree.0, (PAGES - PAGES / 64) * 4 * KIB);
-    assert_eq!(
-        outcome.left_alone.0[&Reason::InUseAgain].0,
-        PAGES / 64 * 4 * KIB
-    );
-    assert_eq!(rss(), PAGES / 64 * 4 * KIB);
+    let used_again = PAGES / 64 * 4 * KIB;
+    let freed = PAGES * 4 * KIB - used_again;
+    let recovered = outcome.recovered.lazyfree.0;
+    assert!(recovered <= freed && recovered + not_seen_yet() >= freed, "{recovered} of {freed}");
+    let kept = outcome.left_alone.0[&Reason::InUseAgain].0;
+    assert!(kept <= used_again && kept + not_seen_yet() >= used_again, "{kept} of {used_again}");
+    assert_eq!(rss(), PAGES * 4 * KIB - recovered);
     assert_eq!(
         workload.tell(&format!("verify a 5 1 64 {}", PAGES / 64)),
         "0 wrong"
