@@ -7,9 +7,7 @@ use anyhow::{Context, ensure};
 /// Runs a program to its end, with its output shown.
 pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
     let shown = format!("{command:?}");
-    let status = command
-        .status()
-        .with_context(|| format!("cannot start {shown}"))?;
+    let status = command.status().with_context(|| format!("cannot start {shown}"))?;
     ensure!(status.success(), "{shown} failed: {status}");
     Ok(())
 }

@@ -10,11 +10,7 @@ use crate::command::{exists, run as run_command};
 const NEEDED: [(&str, &str); 1] = [("redis-server", "redis-server")];
 
 fn apt_get(arguments: &[&str]) -> anyhow::Result<()> {
-    run_command(
-        Command::new("apt-get")
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .args(arguments),
-    )
+    run_command(Command::new("apt-get").env("DEBIAN_FRONTEND", "noninteractive").args(arguments))
 }
 
 /// Installs what is missing.
@@ -28,21 +24,12 @@ pub(crate) fn install(needed: &[(&str, &str)]) -> anyhow::Result<()> {
         return Ok(());
     }
     if !rustix::process::geteuid().is_root() || !exists("apt-get") {
-        bail!(
-            "the tests need these packages, please install them: {}",
-            missing.join(" ")
-        );
+        bail!("the tests need these packages, please install them: {}", missing.join(" "));
     }
     // Packages that are servers must not start themselves: the tests start their own.
     let policy = NoServices::put()?;
     apt_get(&["update", "-q"])?;
-    apt_get(
-        &[
-            &["install", "-q", "-y", "--no-install-recommends"],
-            missing.as_slice(),
-        ]
-        .concat(),
-    )?;
+    apt_get(&[&["install", "-q", "-y", "--no-install-recommends"], missing.as_slice()].concat())?;
     drop(policy);
     Ok(())
 }

@@ -32,10 +32,7 @@ impl Pace {
     /// A pace at which no call should take longer than this.
     #[must_use]
     pub fn new(longest: Duration) -> Self {
-        Self {
-            longest,
-            batch: Self::FIRST_BATCH,
-        }
+        Self { longest, batch: Self::FIRST_BATCH }
     }
 
     /// How many ranges the next call should have.
@@ -115,10 +112,7 @@ fn request(
         asked.extend_from_slice(&batch[..completed]);
         batch = &batch[completed..];
         // Why the call stopped is only known where it stopped at its first range.
-        let refused = advised
-            .stopped
-            .filter(|_| completed == 0)
-            .zip(batch.split_first());
+        let refused = advised.stopped.filter(|_| completed == 0).zip(batch.split_first());
         if let Some((error, (action, later))) = refused {
             let reason = refusal(&error)
                 .ok_or_else(|| Error::os("advise", format!("process {}", process.pid()), error))?;
@@ -159,10 +153,7 @@ fn is_as_found<F: Frames>(target: &Target<'_, F>, action: &Action) -> Result<boo
     match action {
         Action::Split(hole) => still_has_hole(target.pagemap, hole),
         Action::Drop(range) => {
-            let word = target
-                .pagemap
-                .word(range.start)?
-                .ok_or(Error::AddressSpaceGone)?;
+            let word = target.pagemap.word(range.start)?.ok_or(Error::AddressSpaceGone)?;
             let Some(frame) = word.frame().filter(|_| word.is_present_anonymous()) else {
                 return Ok(false);
             };
@@ -182,10 +173,7 @@ fn still_has_hole(pagemap: &Pagemap, hole: &Hole) -> Result<bool> {
     let expected = |index: usize| Some(head + Pages(index as u64));
     let mapped = |(index, &word): (usize, &u64)| Word(word).frame() == expected(index);
     let page = hole.mapped_page - range.start;
-    let page_is_there = words
-        .iter()
-        .enumerate()
-        .any(|(i, w)| i as u64 == page.0 && mapped((i, w)));
+    let page_is_there = words.iter().enumerate().any(|(i, w)| i as u64 == page.0 && mapped((i, w)));
     let all_is_there = words.iter().enumerate().all(mapped);
     Ok(page_is_there && !all_is_there)
 }
@@ -206,11 +194,7 @@ mod tests {
         }
         assert_eq!(pace.batch(), 10);
         pace.learn(10, Duration::from_millis(50));
-        assert_eq!(
-            pace.batch(),
-            1,
-            "a slow call is followed by the shortest one"
-        );
+        assert_eq!(pace.batch(), 1, "a slow call is followed by the shortest one");
     }
 
     #[test]

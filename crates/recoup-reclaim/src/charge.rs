@@ -33,10 +33,7 @@ impl Ledger {
     /// An empty ledger for this hierarchy, if the host accounts memory at all.
     #[must_use]
     pub fn new(hierarchy: Option<Hierarchy>) -> Self {
-        Self {
-            hierarchy,
-            accounts: BTreeMap::new(),
-        }
+        Self { hierarchy, accounts: BTreeMap::new() }
     }
 
     /// Opens an account for a cgroup, with its charge as it is now, unless it has one.
@@ -47,10 +44,7 @@ impl Ledger {
     /// Adds a process to the account of its cgroup, before anything is done to it. A process that
     /// has ended meanwhile, or is outside of what is mounted, has none.
     pub fn enter(&mut self, process: &Process, rss_anon: Bytes) {
-        let group = self
-            .hierarchy
-            .as_ref()
-            .and_then(|h| h.of_process(process).ok().flatten());
+        let group = self.hierarchy.as_ref().and_then(|h| h.of_process(process).ok().flatten());
         if let Some(cgroup) = group {
             self.account(&cgroup).rss_anon += rss_anon;
         }
@@ -59,15 +53,11 @@ impl Ledger {
     fn account(&mut self, cgroup: &Cgroup) -> &mut CgroupOutcome {
         self.accounts.entry(cgroup.clone()).or_insert_with(|| {
             let charge = cgroup.charge().ok();
-            let explained = cgroup
-                .composition()
-                .map(|c| c.anonymous + c.file + c.kernel);
+            let explained = cgroup.composition().map(|c| c.anonymous + c.file + c.kernel);
             CgroupOutcome {
                 path: cgroup.path().to_owned(),
                 charged_before: charge,
-                unexplained: charge
-                    .zip(explained.ok())
-                    .map(|(all, part)| all.saturating_sub(part)),
+                unexplained: charge.zip(explained.ok()).map(|(all, part)| all.saturating_sub(part)),
                 ..CgroupOutcome::default()
             }
         })

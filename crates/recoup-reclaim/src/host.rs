@@ -64,18 +64,9 @@ fn dying() -> Vec<Dying> {
         let process = Process::open(pid).ok()?;
         let summary = process.summary().ok()?;
         let ended = matches!(summary.state, 'Z' | 'X');
-        let rss = if ended {
-            process.threads_rss()
-        } else {
-            summary.rss
-        };
+        let rss = if ended { process.threads_rss() } else { summary.rss };
         let holds = (ended || summary.killed) && rss > Bytes::ZERO;
-        holds.then_some(Dying {
-            pid,
-            comm: summary.comm,
-            state: summary.state,
-            rss,
-        })
+        holds.then_some(Dying { pid, comm: summary.comm, state: summary.state, rss })
     };
     pids.into_iter().filter_map(look).collect()
 }

@@ -9,8 +9,9 @@ use recoup_sys::maps::{Backing, Mapping};
 use recoup_sys::units::{BLOCK, PMD_TABLE_SPAN};
 use recoup_sys::{Bytes, PageIdx, PageRange, Pages};
 
-/// Address space that a window spans at most.
-pub const WINDOW: Bytes = Bytes(64 * PMD_TABLE_SPAN.0);
+/// Address space that a window spans at most: 8 GiB, of which dense memory takes about a second or
+/// two, so that work is shared out evenly and progress is seen.
+pub const WINDOW: Bytes = Bytes(8 * PMD_TABLE_SPAN.0);
 
 /// The mappings of one address space, and what of it can be looked at.
 #[derive(Clone, Debug, Default)]
@@ -53,14 +54,9 @@ impl Layout {
     /// The position of the mapping that holds `page`.
     #[must_use]
     pub fn mapping_at(&self, page: PageIdx) -> Option<usize> {
-        let after = self
-            .mappings
-            .partition_point(|mapping| mapping.range.start <= page);
+        let after = self.mappings.partition_point(|mapping| mapping.range.start <= page);
         let candidate = after.checked_sub(1)?;
-        self.mappings[candidate]
-            .range
-            .contains(page)
-            .then_some(candidate)
+        self.mappings[candidate].range.contains(page).then_some(candidate)
     }
 
     /// The searched ranges, cut into windows that span at most [`WINDOW`].
@@ -75,14 +71,8 @@ impl Layout {
                     windows.push(Vec::new());
                     window_end = gib_floor(rest.start) + WINDOW.whole_pages();
                 }
-                let piece = PageRange {
-                    end: rest.end.min(window_end),
-                    ..rest
-                };
-                windows
-                    .last_mut()
-                    .into_iter()
-                    .for_each(|window| window.push(piece));
+                let piece = PageRange { end: rest.end.min(window_end), ..rest };
+                windows.last_mut().into_iter().for_each(|window| window.push(piece));
                 rest.start = piece.end;
             }
         }
@@ -103,13 +93,7 @@ mod tests {
     fn mapping(start: u64, pages: u64, device: (u32, u32), name: &str) -> Mapping {
         let range = PageRange::starting_at(PageIdx(start), Pages(pages));
         let inode = u64::from(!name.is_empty());
-        Mapping {
-            range,
-            private: true,
-            device,
-            inode,
-            name: name.to_owned(),
-        }
+        Mapping { range, private: true, device, inode, name: name.to_owned() }
     }
 
     #[test]
@@ -123,13 +107,7 @@ mod tests {
             ],
             &BTreeSet::from([(0, 15)]),
         );
-        assert_eq!(
-            layout.searched,
-            [PageRange {
-                start: PageIdx(0),
-                end: PageIdx(1024)
-            }]
-        );
+        assert_eq!(layout.searched, [PageRange { start: PageIdx(0), end: PageIdx(1024) }]);
         assert_eq!(layout.assumed_tables, 1 + 2);
     }
 

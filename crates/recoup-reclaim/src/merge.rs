@@ -35,18 +35,14 @@ impl Runner<'_> {
             process.picture.extend(window.picture);
             census.add(&window.census);
             for (index, mapping) in window.mappings {
-                let entry = mappings
-                    .entry(index)
-                    .or_insert_with(|| mapping_of(subject, index));
+                let entry = mappings.entry(index).or_insert_with(|| mapping_of(subject, index));
                 entry.stuck += mapping.stuck;
                 entry.planned += mapping.planned;
             }
             ended = ended.or(window.ended);
         }
         process.mappings = mappings.into_values().collect();
-        process
-            .mappings
-            .sort_by_key(|mapping| std::cmp::Reverse(mapping.stuck.total()));
+        process.mappings.sort_by_key(|mapping| std::cmp::Reverse(mapping.stuck.total()));
         process.reconstructable_tables = census.reconstructable.bytes();
         match ended {
             None => self.add_tables(subject, &census, &mut process),
@@ -59,10 +55,7 @@ impl Runner<'_> {
     fn add_tables(&self, subject: &Subject, census: &Census, process: &mut ProcessOutcome) {
         process.stuck.zero_tables = census.zero_only.bytes();
         // Tables come and go while a process is scanned: what was there all along is the least.
-        let now = subject
-            .process
-            .summary()
-            .map_or(Bytes::ZERO, |summary| summary.page_tables);
+        let now = subject.process.summary().map_or(Bytes::ZERO, |summary| summary.page_tables);
         let page_tables = now.min(process.page_tables);
         process.stuck.empty_tables = census.empty(page_tables, subject.layout.assumed_tables);
         if self.request.mode != Mode::Report {
@@ -77,11 +70,7 @@ impl Runner<'_> {
 
 fn mapping_of(subject: &Subject, index: usize) -> MappingOutcome {
     let mapping = &subject.layout.mappings[index];
-    MappingOutcome {
-        range: mapping.range,
-        name: mapping.name.clone(),
-        ..MappingOutcome::default()
-    }
+    MappingOutcome { range: mapping.range, name: mapping.name.clone(), ..MappingOutcome::default() }
 }
 
 /// Adds a cell for each block that has a page table and nothing in it.

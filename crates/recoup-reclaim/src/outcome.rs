@@ -35,20 +35,13 @@ impl Stuck {
     /// What one hole amounts to.
     #[must_use]
     pub fn hole(hole: &Hole) -> Self {
-        Self {
-            thp_holes: hole.unmapped.bytes(),
-            thp_holes_count: 1,
-            ..Self::default()
-        }
+        Self { thp_holes: hole.unmapped.bytes(), thp_holes_count: 1, ..Self::default() }
     }
 
     /// What one run of lazily freed pages amounts to.
     #[must_use]
     pub fn lazily_freed(run: PageRange) -> Self {
-        Self {
-            lazyfree: run.length().bytes(),
-            ..Self::default()
-        }
+        Self { lazyfree: run.length().bytes(), ..Self::default() }
     }
 }
 
@@ -109,10 +102,7 @@ impl LeftAlone {
 
     /// Adds all of another account.
     pub fn merge(&mut self, other: &Self) {
-        other
-            .0
-            .iter()
-            .for_each(|(&reason, &amount)| self.add(reason, amount));
+        other.0.iter().for_each(|(&reason, &amount)| self.add(reason, amount));
     }
 }
 

@@ -74,16 +74,8 @@ impl Action {
     #[must_use]
     pub fn planned(&self) -> Planned {
         match self {
-            Self::Split(_) => Planned {
-                splits: 1,
-                split_bytes: self.gain(),
-                ..Planned::default()
-            },
-            Self::Drop(_) => Planned {
-                drops: 1,
-                drop_bytes: self.gain(),
-                ..Planned::default()
-            },
+            Self::Split(_) => Planned { splits: 1, split_bytes: self.gain(), ..Planned::default() },
+            Self::Drop(_) => Planned { drops: 1, drop_bytes: self.gain(), ..Planned::default() },
         }
     }
 }
@@ -103,16 +95,10 @@ impl Plan {
     pub fn new(findings: &Findings, policy: &Policy) -> Self {
         let mut plan = Self::default();
         if policy.kinds.contains(&Kind::ThpHoles) {
-            findings
-                .holes
-                .iter()
-                .for_each(|&hole| plan.consider_hole(hole, policy));
+            findings.holes.iter().for_each(|&hole| plan.consider_hole(hole, policy));
         }
         if policy.kinds.contains(&Kind::LazyFree) {
-            findings
-                .lazy
-                .iter()
-                .for_each(|&run| plan.consider_run(run, policy));
+            findings.lazy.iter().for_each(|&run| plan.consider_run(run, policy));
         }
         plan
     }
@@ -144,10 +130,7 @@ fn by_block(run: PageRange) -> impl Iterator<Item = PageRange> {
     let mut rest = run;
     std::iter::from_fn(move || {
         let block_end = rest.start.block_start() + BLOCK.whole_pages();
-        let piece = PageRange {
-            end: rest.end.min(block_end),
-            ..rest
-        };
+        let piece = PageRange { end: rest.end.min(block_end), ..rest };
         rest.start = piece.end;
         (!piece.is_empty()).then_some(piece)
     })
@@ -160,21 +143,12 @@ mod tests {
     use recoup_sys::{PageIdx, Pfn};
 
     fn everything(smallest: Bytes) -> Policy {
-        Policy {
-            kinds: Kind::ALL.into(),
-            smallest,
-        }
+        Policy { kinds: Kind::ALL.into(), smallest }
     }
 
     fn hole(page: u64, unmapped: u64, sharing: Sharing) -> Hole {
         let (mapped_page, frame) = (PageIdx(page), Pfn(page));
-        Hole {
-            mapped_page,
-            frame,
-            order: 9,
-            unmapped: Pages(unmapped),
-            sharing,
-        }
+        Hole { mapped_page, frame, order: 9, unmapped: Pages(unmapped), sharing }
     }
 
     #[test]
@@ -196,14 +170,8 @@ mod tests {
     #[test]
     fn what_was_not_asked_for_is_not_in_the_plan() {
         let run = PageRange::starting_at(PageIdx(10), Pages(4));
-        let findings = Findings {
-            holes: vec![hole(0, 9, Sharing::Exclusive)],
-            lazy: vec![run],
-        };
-        let only_lazy = Policy {
-            kinds: [Kind::LazyFree].into(),
-            smallest: Bytes::ZERO,
-        };
+        let findings = Findings { holes: vec![hole(0, 9, Sharing::Exclusive)], lazy: vec![run] };
+        let only_lazy = Policy { kinds: [Kind::LazyFree].into(), smallest: Bytes::ZERO };
         let plan = Plan::new(&findings, &only_lazy);
         assert_eq!(plan.actions, [Action::Drop(run)]);
         assert!(plan.left_alone.0.is_empty());

@@ -110,18 +110,13 @@ impl RunOutcome {
     #[must_use]
     pub fn owners(&self) -> Owners {
         let mut owners = Owners::default();
-        self.processes
-            .iter()
-            .for_each(|process| owners.add(process.owners));
+        self.processes.iter().for_each(|process| owners.add(process.owners));
         owners
     }
 
     /// Everything that was asked for and not done.
     pub fn errors(&self) -> impl Iterator<Item = &str> {
-        let of_processes = self
-            .processes
-            .iter()
-            .filter_map(|process| process.error.as_deref());
+        let of_processes = self.processes.iter().filter_map(|process| process.error.as_deref());
         self.refused.iter().map(String::as_str).chain(of_processes)
     }
 }
@@ -146,24 +141,17 @@ pub fn run(
     let hierarchy = Hierarchy::find()?;
     let selection = request.target.select(hierarchy.as_ref())?;
     let mut ledger = Ledger::new(hierarchy);
-    selection
-        .cgroups
-        .iter()
-        .for_each(|cgroup| ledger.open(cgroup));
+    selection.cgroups.iter().for_each(|cgroup| ledger.open(cgroup));
     let runner = Runner::new(request, features, observer);
     let mut outcome = RunOutcome::default();
     let mut denied = Vec::new();
     for pids in selection.pids.chunks(OPEN_PROCESSES) {
         let subjects = runner.open_all(pids, selection.naming, &mut outcome.refused, &mut denied);
-        subjects
-            .iter()
-            .for_each(|s| ledger.enter(&s.process, s.summary.rss_anon));
+        subjects.iter().for_each(|s| ledger.enter(&s.process, s.summary.rss_anon));
         outcome.processes.extend(runner.work(&subjects));
     }
     outcome.refused.extend(denial(&denied));
-    outcome
-        .processes
-        .sort_by_key(|process| std::cmp::Reverse(process.stuck.total()));
+    outcome.processes.sort_by_key(|process| std::cmp::Reverse(process.stuck.total()));
     outcome.pages = outcome.processes.iter().map(|process| process.pages).sum();
     outcome.cgroups = ledger.close();
     outcome.host = Host::read();
@@ -177,10 +165,7 @@ fn denial(pids: &[i32]) -> Option<String> {
     match pids {
         [] => None,
         [pid] => Some(format!("process {pid} {remedy}")),
-        [first, rest @ ..] => Some(format!(
-            "process {first} and {} others {remedy}",
-            rest.len()
-        )),
+        [first, rest @ ..] => Some(format!("process {first} and {} others {remedy}", rest.len())),
     }
 }
 
@@ -202,20 +187,9 @@ impl<'a> Runner<'a> {
             zero_page: features.zero_page,
             picture: request.picture,
         };
-        let frames = features
-            .frame_numbers
-            .works()
-            .then(|| KernelFrames::open().ok())
-            .flatten();
+        let frames = features.frame_numbers.works().then(|| KernelFrames::open().ok()).flatten();
         let hugetlb_devices = hugetlb::devices();
-        Self {
-            request,
-            features,
-            observer,
-            settings,
-            frames,
-            hugetlb_devices,
-        }
+        Self { request, features, observer, settings, frames, hugetlb_devices }
     }
 
     /// Opens processes; those that may not be looked at are added to `denied`, what else goes wrong
@@ -233,7 +207,8 @@ impl<'a> Runner<'a> {
                 Ok(None) => {}
                 Ok(Some(process)) => match self.subject(process) {
                     Ok(subject) => subjects.push(subject),
-                    Err(error) if error.is_gone() && naming == Naming::Found => {}
+                    // It was there a moment ago: ending is no error.
+                    Err(error) if error.is_gone() => {}
                     Err(error) if error.is_denied() => denied.push(pid),
                     Err(error) => refused.push(error.to_string()),
                 },
@@ -247,12 +222,7 @@ impl<'a> Runner<'a> {
         let pagemap = process.pagemap()?;
         let layout = Layout::new(process.mappings()?, &self.hugetlb_devices);
         let summary = process.summary()?;
-        Ok(Subject {
-            process,
-            summary,
-            pagemap,
-            layout,
-        })
+        Ok(Subject { process, summary, pagemap, layout })
     }
 
     /// Shares the windows of all subjects out among workers.
@@ -280,17 +250,10 @@ impl<'a> Runner<'a> {
         std::thread::scope(|scope| {
             let threads: Vec<_> = (0..workers).map(|_| scope.spawn(worker)).collect();
             for thread in threads {
-                let done = thread
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-                done.into_iter()
-                    .for_each(|(subject, outcome)| parts[subject].push(outcome));
+                let done = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                done.into_iter().for_each(|(subject, outcome)| parts[subject].push(outcome));
             }
         });
-        subjects
-            .iter()
-            .zip(parts)
-            .map(|(subject, parts)| self.merge(subject, parts))
-            .collect()
+        subjects.iter().zip(parts).map(|(subject, parts)| self.merge(subject, parts)).collect()
     }
 }

@@ -65,16 +65,11 @@ impl Target {
     /// [`TargetError`] where a cgroup doesn't exist or processes cannot be listed.
     pub fn select(&self, hierarchy: Option<&Hierarchy>) -> Result<Selection, TargetError> {
         let mut selection = match self {
-            Self::Pids(pids) => Selection {
-                pids: pids.clone(),
-                naming: Naming::ByNumber,
-                ..Selection::default()
-            },
+            Self::Pids(pids) => {
+                Selection { pids: pids.clone(), naming: Naming::ByNumber, ..Selection::default() }
+            }
             Self::Cgroup(path) => of_cgroup(path, hierarchy.ok_or(TargetError::NoHierarchy)?)?,
-            Self::All => Selection {
-                pids: process::all_pids()?,
-                ..Selection::default()
-            },
+            Self::All => Selection { pids: process::all_pids()?, ..Selection::default() },
         };
         if selection.naming == Naming::Found {
             let own = i32::try_from(std::process::id()).ok();
@@ -87,24 +82,15 @@ impl Target {
 }
 
 fn of_cgroup(path: &Path, hierarchy: &Hierarchy) -> Result<Selection, TargetError> {
-    let cgroup = hierarchy
-        .open(path)
-        .map_err(|source| TargetError::NoCgroup {
-            path: path.display().to_string(),
-            root: hierarchy.root().display().to_string(),
-            source,
-        })?;
+    let cgroup = hierarchy.open(path).map_err(|source| TargetError::NoCgroup {
+        path: path.display().to_string(),
+        root: hierarchy.root().display().to_string(),
+        source,
+    })?;
     // A child may be removed while its processes are listed: it has none then.
     let groups = cgroup.with_descendants();
-    let pids = groups
-        .iter()
-        .flat_map(|group| group.pids().unwrap_or_default())
-        .collect();
-    Ok(Selection {
-        pids,
-        cgroups: vec![cgroup],
-        naming: Naming::Found,
-    })
+    let pids = groups.iter().flat_map(|group| group.pids().unwrap_or_default()).collect();
+    Ok(Selection { pids, cgroups: vec![cgroup], naming: Naming::Found })
 }
 
 /// Opens a process that is to be looked at. Nothing if there is nothing to look at.

@@ -42,10 +42,7 @@ pub fn verify<F: Frames>(
 
 /// Nothing if the huge page was split, else why it wasn't.
 fn split_result<F: Frames>(target: &Target<'_, F>, hole: &Hole) -> Result<Option<Reason>> {
-    let word = target
-        .pagemap
-        .word(hole.mapped_page)?
-        .ok_or(Error::AddressSpaceGone)?;
+    let word = target.pagemap.word(hole.mapped_page)?.ok_or(Error::AddressSpaceGone)?;
     if word.frame() != Some(hole.frame) {
         return Ok(Some(Reason::Changed));
     }

@@ -92,14 +92,8 @@ impl Runner<'_> {
         let (Mode::Reclaim, Some(frames)) = (self.request.mode, &self.frames) else {
             return Ok(());
         };
-        let Subject {
-            process, pagemap, ..
-        } = subject;
-        let target = act::Target {
-            process,
-            pagemap,
-            frames,
-        };
+        let Subject { process, pagemap, .. } = subject;
+        let target = act::Target { process, pagemap, frames };
         let asked = act::act(&target, &plan.actions, pace, &mut outcome.left_alone)?;
         outcome.recovered += verify::verify(&target, &asked, &mut outcome.left_alone)?;
         Ok(())

@@ -53,27 +53,17 @@ enum Stuff {
 
 fn stuff() -> impl Strategy<Value = Stuff> {
     let order = prop_oneof![Just(9_u8), Just(4), Just(2)];
-    let thp = (
-        order,
-        any::<bool>(),
-        prop::collection::btree_set(0_u64..512, 0..40),
-        0..3_u8,
-        0..5_u8,
-    )
-        .prop_map(|(order, lazy, some, fill, other)| {
-            let size = 1_u64 << order;
-            let kept = if fill == 0 {
-                (0..size).collect()
-            } else {
-                some.iter().map(|p| p % size).collect()
-            };
-            Stuff::Thp {
-                order,
-                lazy,
-                kept,
-                elsewhere: other == 0,
-            }
-        });
+    let thp =
+        (order, any::<bool>(), prop::collection::btree_set(0_u64..512, 0..40), 0..3_u8, 0..5_u8)
+            .prop_map(|(order, lazy, some, fill, other)| {
+                let size = 1_u64 << order;
+                let kept = if fill == 0 {
+                    (0..size).collect()
+                } else {
+                    some.iter().map(|p| p % size).collect()
+                };
+                Stuff::Thp { order, lazy, kept, elsewhere: other == 0 }
+            });
     prop_oneof![
         4 => thp,
         2 => (1_u64..700, 0_u64..9, any::<bool>())
@@ -100,12 +90,7 @@ struct Memory {
 
 impl Memory {
     fn of(stuffs: &[Stuff], refaults: &BTreeSet<u64>, seek_bound: u64, seekable: bool) -> Self {
-        let mut memory = Self {
-            next_skewed: FRAMES << 4,
-            seek_bound,
-            seekable,
-            ..Self::default()
-        };
+        let mut memory = Self { next_skewed: FRAMES << 4, seek_bound, seekable, ..Self::default() };
         memory.flags.insert(ZERO_PAGE, Flags::ZERO_PAGE);
         let mut page = FIRST;
         for stuff in stuffs {
@@ -114,9 +99,7 @@ impl Memory {
                 break;
             }
         }
-        memory
-            .words
-            .retain(|&page, _| page < FIRST + BLOCKS * BLOCK);
+        memory.words.retain(|&page, _| page < FIRST + BLOCKS * BLOCK);
         // Small pages that came to lie in holes.
         for page in refaults.iter().map(|offset| FIRST + offset) {
             if !memory.words.contains_key(&page) {
@@ -129,20 +112,14 @@ impl Memory {
     }
 
     fn map(&mut self, page: u64, frame: u64, flags: u64) {
-        self.words
-            .insert(page, Word::PRESENT | Word::EXCLUSIVE | frame);
+        self.words.insert(page, Word::PRESENT | Word::EXCLUSIVE | frame);
         self.flags.insert(frame, flags);
         *self.counts.entry(frame).or_default() += 1;
     }
 
     fn lay(&mut self, page: u64, stuff: &Stuff) -> u64 {
         match stuff {
-            Stuff::Thp {
-                order,
-                lazy,
-                kept,
-                elsewhere,
-            } => {
+            Stuff::Thp { order, lazy, kept, elsewhere } => {
                 let size = 1 << order;
                 let start = page.next_multiple_of(size);
                 self.lay_thp(start, size, *lazy, kept, *elsewhere);
@@ -172,18 +149,13 @@ impl Memory {
         let head = FRAMES + (start - FIRST);
         let common = Flags::ANON | Flags::THP | if lazy { 0 } else { Flags::SWAPBACKED };
         for i in 0..size {
-            let place = if i == 0 {
-                Flags::COMPOUND_HEAD
-            } else {
-                Flags::COMPOUND_TAIL
-            };
+            let place = if i == 0 { Flags::COMPOUND_HEAD } else { Flags::COMPOUND_TAIL };
             self.flags.insert(head + i, common | place);
             self.counts.insert(head + i, u64::from(shared));
         }
         for &i in kept {
             let exclusive = if shared { 0 } else { Word::EXCLUSIVE };
-            self.words
-                .insert(start + i, Word::PRESENT | exclusive | (head + i));
+            self.words.insert(start + i, Word::PRESENT | exclusive | (head + i));
             *self.counts.entry(head + i).or_default() += 1;
         }
     }
@@ -194,9 +166,7 @@ impl Memory {
 
     fn anonymous_frame(&self, page: u64) -> Option<u64> {
         let word = Word(*self.words.get(&page)?);
-        word.frame()
-            .filter(|_| word.is_present_anonymous())
-            .map(|frame| frame.0)
+        word.frame().filter(|_| word.is_present_anonymous()).map(|frame| frame.0)
     }
 }
 
@@ -261,17 +231,11 @@ fn scanned(memory: &Memory, enough: usize, sampling: Sampling) -> Findings {
 
 /// The holes, found the slow way: every huge page, page by page.
 fn naive_holes(memory: &Memory) -> BTreeMap<u64, (u64, Sharing)> {
-    let heads = memory
-        .flags
-        .iter()
-        .filter(|(_, flags)| Flags(**flags).has(Flags::COMPOUND_HEAD));
+    let heads = memory.flags.iter().filter(|(_, flags)| Flags(**flags).has(Flags::COMPOUND_HEAD));
     let mut holes = BTreeMap::new();
     for (&head, _) in heads {
         let is_tail = |frame: &u64| {
-            memory
-                .flags
-                .get(frame)
-                .is_some_and(|f| Flags(*f).has(Flags::COMPOUND_TAIL))
+            memory.flags.get(frame).is_some_and(|f| Flags(*f).has(Flags::COMPOUND_TAIL))
         };
         let size = 1 + (head + 1..).take_while(is_tail).count() as u64;
         let page_of = |frame: u64| frame - FRAMES + FIRST;
@@ -284,11 +248,7 @@ fn naive_holes(memory: &Memory) -> BTreeMap<u64, (u64, Sharing)> {
         }
         let elsewhere = |&frame: &u64| memory.counts[&frame] > u64::from(mapped.contains(&frame));
         let shared = (head..head + size).any(|frame| elsewhere(&frame));
-        let sharing = if shared {
-            Sharing::Shared
-        } else {
-            Sharing::Exclusive
-        };
+        let sharing = if shared { Sharing::Shared } else { Sharing::Exclusive };
         holes.insert(page_of(head), (unmapped, sharing));
     }
     holes
@@ -311,10 +271,7 @@ fn pages_of(runs: &[PageRange]) -> BTreeSet<u64> {
 }
 
 fn as_map(holes: &[Hole]) -> BTreeMap<u64, (u64, Sharing)> {
-    holes
-        .iter()
-        .map(|hole| (hole.range().start.0, (hole.unmapped.0, hole.sharing)))
-        .collect()
+    holes.iter().map(|hole| (hole.range().start.0, (hole.unmapped.0, hole.sharing))).collect()
 }
 
 proptest! {
@@ -383,23 +340,11 @@ proptest! {
 
 #[test]
 fn a_sparse_walk_reads_only_where_something_is() {
-    let words = BTreeMap::from([
-        (FIRST, Word::PRESENT | 1),
-        (FIRST + 4095, Word::PRESENT | 2),
-    ]);
-    let memory = Memory {
-        words,
-        seek_bound: 4096,
-        seekable: true,
-        ..Memory::default()
-    };
+    let words = BTreeMap::from([(FIRST, Word::PRESENT | 1), (FIRST + 4095, Word::PRESENT | 2)]);
+    let memory = Memory { words, seek_bound: 4096, seekable: true, ..Memory::default() };
     let mut walk = Walk::new(&memory, &[Memory::range()]);
     while walk.next_block().expect("the model never fails").is_some() {}
-    assert!(
-        memory.reads.get() <= 4,
-        "{} reads for 2 blocks of {BLOCKS}",
-        memory.reads.get()
-    );
+    assert!(memory.reads.get() <= 4, "{} reads for 2 blocks of {BLOCKS}", memory.reads.get());
 }
 
 #[test]
@@ -413,8 +358,6 @@ fn an_address_space_that_is_gone_ends_the_walk_with_that_error() {
             Ok(None)
         }
     }
-    let error = Walk::new(&Gone, &[Memory::range()])
-        .next_block()
-        .expect_err("gone");
+    let error = Walk::new(&Gone, &[Memory::range()]).next_block().expect_err("gone");
     assert!(matches!(error, Error::AddressSpaceGone) && error.is_gone());
 }

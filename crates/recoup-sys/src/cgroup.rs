@@ -43,10 +43,7 @@ impl Hierarchy {
                 "cgroup2" if has_memory_controller(&mount.mount_point) => Version::V2,
                 _ => return None,
             };
-            Some(Self {
-                version,
-                root: mount.mount_point.clone(),
-            })
+            Some(Self { version, root: mount.mount_point.clone() })
         }))
     }
 
@@ -68,17 +65,10 @@ impl Hierarchy {
     /// Where there is no such cgroup, or it is of another hierarchy: its charge cannot be read.
     pub fn open(&self, path: &Path) -> Result<Cgroup> {
         let below_root = self.root.join(path.strip_prefix("/").unwrap_or(path));
-        let given = if path.starts_with(&self.root) {
-            path.to_owned()
-        } else {
-            below_root
-        };
+        let given = if path.starts_with(&self.root) { path.to_owned() } else { below_root };
         let directory = fs::canonicalize(&given)
             .map_err(|e| Error::os("find the cgroup", path.display().to_string(), e))?;
-        let cgroup = Cgroup {
-            version: self.version,
-            directory,
-        };
+        let cgroup = Cgroup { version: self.version, directory };
         if cgroup.directory != self.root {
             cgroup.charge()?;
         }
@@ -94,10 +84,7 @@ impl Hierarchy {
         let directory = self.root.join(name);
         fs::create_dir(&directory)
             .map_err(|e| Error::os("make the cgroup", directory.display().to_string(), e))?;
-        let own = OwnCgroup(Cgroup {
-            version: self.version,
-            directory,
-        });
+        let own = OwnCgroup(Cgroup { version: self.version, directory });
         own.charge()?;
         Ok(own)
     }
@@ -114,10 +101,7 @@ impl Hierarchy {
         });
         let directory = ours.map(|group| self.root.join(group.pathname.trim_start_matches('/')));
         let inside = directory.filter(|path| path.is_dir());
-        Ok(inside.map(|directory| Cgroup {
-            version: self.version,
-            directory,
-        }))
+        Ok(inside.map(|directory| Cgroup { version: self.version, directory }))
     }
 }
 
@@ -202,11 +186,9 @@ impl Cgroup {
                     .map(Bytes)
                     .unwrap_or_default(),
             },
-            Version::V2 => Composition {
-                anonymous: get("anon"),
-                file: get("file"),
-                kernel: get("kernel"),
-            },
+            Version::V2 => {
+                Composition { anonymous: get("anon"), file: get("file"), kernel: get("kernel") }
+            }
         })
     }
 
@@ -227,10 +209,8 @@ impl Cgroup {
     pub fn pids(&self) -> Result<Vec<i32>> {
         let path = self.directory.join("cgroup.procs");
         let text = procfile::read_text(&path)?;
-        let number = |line: &str| {
-            line.parse()
-                .map_err(|e| Error::malformed(path.display().to_string(), e))
-        };
+        let number =
+            |line: &str| line.parse().map_err(|e| Error::malformed(path.display().to_string(), e));
         text.lines().map(number).collect()
     }
 
@@ -241,16 +221,10 @@ impl Cgroup {
         let mut next = 0;
         while let Some(parent) = found.get(next).cloned() {
             next += 1;
-            let entries = fs::read_dir(&parent.directory)
-                .into_iter()
-                .flatten()
-                .flatten();
+            let entries = fs::read_dir(&parent.directory).into_iter().flatten().flatten();
             let children =
                 entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-            found.extend(children.map(|e| Self {
-                version: self.version,
-                directory: e.path(),
-            }));
+            found.extend(children.map(|e| Self { version: self.version, directory: e.path() }));
         }
         found
     }

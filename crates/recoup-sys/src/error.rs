@@ -41,18 +41,11 @@ impl Error {
         subject: impl Into<String>,
         source: impl Into<io::Error>,
     ) -> Self {
-        Self::Os {
-            operation,
-            subject: subject.into(),
-            source: source.into(),
-        }
+        Self::Os { operation, subject: subject.into(), source: source.into() }
     }
 
     pub(crate) fn malformed(subject: impl Into<String>, detail: impl ToString) -> Self {
-        Self::Malformed {
-            subject: subject.into(),
-            detail: detail.to_string(),
-        }
+        Self::Malformed { subject: subject.into(), detail: detail.to_string() }
     }
 
     /// Whether the process in question is simply gone: normal at any moment.

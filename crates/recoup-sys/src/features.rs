@@ -40,22 +40,12 @@ impl Support {
     fn from_result<T>(result: Result<T>, remedy: &'static str) -> Self {
         match result {
             Ok(_) => Self::Works,
-            Err(error) => Self::Missing {
-                why: error.to_string(),
-                remedy,
-            },
+            Err(error) => Self::Missing { why: error.to_string(), remedy },
         }
     }
 
     fn require(condition: bool, why: &str, remedy: &'static str) -> Self {
-        if condition {
-            Self::Works
-        } else {
-            Self::Missing {
-                why: why.to_owned(),
-                remedy,
-            }
-        }
+        if condition { Self::Works } else { Self::Missing { why: why.to_owned(), remedy } }
     }
 }
 
@@ -99,10 +89,7 @@ impl Features {
         let capabilities = rustix::thread::capabilities(None).map(|sets| sets.effective);
         let capable = |capability| capabilities.is_ok_and(|set| set.contains(capability));
         Ok(Self {
-            kernel: rustix::system::uname()
-                .release()
-                .to_string_lossy()
-                .into_owned(),
+            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             base_pages: Support::require(
                 rustix::param::page_size() as u64 == PAGE.0,
                 "base pages are not 4 KiB",
@@ -174,9 +161,7 @@ impl Features {
 /// Reads an untouched page, so that the kernel maps the shared zero page there.
 fn zero_page_frame(pagemap: &Pagemap) -> Result<Option<Pfn>> {
     let mut region = Region::new(BLOCK)?;
-    region
-        .advise(Pages(0), BLOCK.whole_pages(), OwnAdvice::BasePages)
-        .ok();
+    region.advise(Pages(0), BLOCK.whole_pages(), OwnAdvice::BasePages).ok();
     let _zero = region.peek(0);
     let word = pagemap.word(region.pages().start)?;
     Ok(word.and_then(|word| word.frame()))
@@ -186,13 +171,7 @@ fn zero_page_frame(pagemap: &Pagemap) -> Result<Option<Pfn>> {
 /// the first one.
 fn table_search(pagemap: &Pagemap) -> Result<Support> {
     let mut region = Region::new(Bytes(2 * BLOCK.0))?;
-    region
-        .advise(
-            Pages(0),
-            Bytes(2 * BLOCK.0).whole_pages(),
-            OwnAdvice::BasePages,
-        )
-        .ok();
+    region.advise(Pages(0), Bytes(2 * BLOCK.0).whole_pages(), OwnAdvice::BasePages).ok();
     region.touch(Pages(7), Pages(1));
     region.advise(Pages(7), Pages(1), OwnAdvice::Discard)?;
     let mut runs = [Run::default(); 4];

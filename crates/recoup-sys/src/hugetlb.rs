@@ -61,11 +61,7 @@ pub fn pools(directory: &Path) -> Vec<Pool> {
 
 fn pool(directory: &Path) -> Option<Pool> {
     let name = directory.file_name()?.to_str()?;
-    let kib = name
-        .strip_prefix("hugepages-")?
-        .strip_suffix("kB")?
-        .parse()
-        .ok()?;
+    let kib = name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
     let count = |name: &str| procfile::read_number(&directory.join(name)).ok();
     Some(Pool {
         page_size: Bytes::from_kib(kib),
@@ -88,10 +84,7 @@ pub fn vmemmap_optimised() -> Option<bool> {
 #[must_use]
 pub fn devices() -> BTreeSet<(u32, u32)> {
     let mounts: Option<MountInfos> = procfile::read_parsed(Path::new("/proc/self/mountinfo")).ok();
-    let mounted = mounts
-        .into_iter()
-        .flatten()
-        .filter(|mount| mount.fs_type == "hugetlbfs");
+    let mounted = mounts.into_iter().flatten().filter(|mount| mount.fs_type == "hugetlbfs");
     let number = |majmin: &str| {
         let (major, minor) = majmin.split_once(':')?;
         Some((major.parse().ok()?, minor.parse().ok()?))
@@ -101,10 +94,7 @@ pub fn devices() -> BTreeSet<(u32, u32)> {
         let device = rustix::fs::fstat(file).ok()?.st_dev;
         Some((rustix::fs::major(device), rustix::fs::minor(device)))
     });
-    mounted
-        .filter_map(|mount| number(&mount.majmin))
-        .chain(internal)
-        .collect()
+    mounted.filter_map(|mount| number(&mount.majmin)).chain(internal).collect()
 }
 
 /// The memfd flags for a hugetlb page size: its binary logarithm above bit 26 (memfd_create(2)).
@@ -119,12 +109,7 @@ mod tests {
 
     #[test]
     fn struct_pages_cost_a_64th_without_the_optimisation() {
-        let pool = Pool {
-            page_size: Bytes(1 << 30),
-            total: 4,
-            free: 3,
-            reserved: 1,
-        };
+        let pool = Pool { page_size: Bytes(1 << 30), total: 4, free: 3, reserved: 1 };
         assert_eq!(pool.struct_pages_plain(), Bytes(64 << 20));
         assert_eq!(pool.struct_pages_optimised(), Bytes(16 << 10));
         assert_eq!(pool.idle(), Bytes(2 << 30));

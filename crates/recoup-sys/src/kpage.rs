@@ -66,10 +66,7 @@ impl KernelFrames {
     /// `CONFIG_PROC_PAGE_MONITOR`.
     pub fn open() -> Result<Self> {
         let open = |path: &str| File::open(Path::new(path)).map_err(|e| Error::os("open", path, e));
-        Ok(Self {
-            flags: open("/proc/kpageflags")?,
-            counts: open("/proc/kpagecount")?,
-        })
+        Ok(Self { flags: open("/proc/kpageflags")?, counts: open("/proc/kpagecount")? })
     }
 }
 

@@ -57,21 +57,14 @@ pub fn process_madvise(process: impl AsFd, ranges: &[PageRange], advice: Advice)
             0,
         )
     };
-    let asked: Pages = ranges
-        .iter()
-        .take(MAX_RANGES)
-        .map(|range| range.length())
-        .sum();
+    let asked: Pages = ranges.iter().take(MAX_RANGES).map(|range| range.length()).sum();
     match u64::try_from(result) {
         Ok(bytes) => {
             let done = crate::Bytes(bytes).whole_pages();
             let stopped = (done < asked).then(|| io::Error::from(io::ErrorKind::Interrupted));
             Advised { done, stopped }
         }
-        Err(_) => Advised {
-            done: Pages::ZERO,
-            stopped: Some(io::Error::last_os_error()),
-        },
+        Err(_) => Advised { done: Pages::ZERO, stopped: Some(io::Error::last_os_error()) },
     }
 }
 

@@ -81,15 +81,9 @@ fn parse_line(line: &str) -> Option<Mapping> {
     let hex = |text| u64::from_str_radix(text, 16).ok();
     let page = |text| Some(PageIdx(hex(text)? >> PAGE_SHIFT));
     Some(Mapping {
-        range: PageRange {
-            start: page(start)?,
-            end: page(end)?,
-        },
+        range: PageRange { start: page(start)?, end: page(end)? },
         private: permissions.as_bytes().get(3) == Some(&b'p'),
-        device: (
-            u32::from_str_radix(major, 16).ok()?,
-            u32::from_str_radix(minor, 16).ok()?,
-        ),
+        device: (u32::from_str_radix(major, 16).ok()?, u32::from_str_radix(minor, 16).ok()?),
         inode: inode.parse().ok()?,
         name: name.to_owned(),
     })
@@ -109,10 +103,7 @@ mod tests {
         let mapping = one(b"7f0000000000-7f0000200000 rw-p 00000000 00:00 0 \n");
         assert_eq!(mapping.range.length().0, 512);
         assert!(mapping.private);
-        assert_eq!(
-            (mapping.backing(), mapping.name.as_str()),
-            (Backing::Anonymous, "")
-        );
+        assert_eq!((mapping.backing(), mapping.name.as_str()), (Backing::Anonymous, ""));
     }
 
     #[test]

@@ -48,11 +48,7 @@ impl Word {
     #[must_use]
     pub const fn frame(self) -> Option<Pfn> {
         let pfn = self.0 & Self::PFN_MASK;
-        if self.has(Self::PRESENT) && pfn != 0 {
-            Some(Pfn(pfn))
-        } else {
-            None
-        }
+        if self.has(Self::PRESENT) && pfn != 0 { Some(Pfn(pfn)) } else { None }
     }
 }
 
@@ -118,20 +114,11 @@ impl Pagemap {
         runs: &'a mut [Run],
     ) -> Result<Scanned<'a>> {
         let span_end = range.start + SCAN_MAX_SPAN.whole_pages();
-        let mut request = wanted.request(
-            PageRange {
-                end: range.end.min(span_end),
-                ..range
-            },
-            runs,
-        );
+        let mut request = wanted.request(PageRange { end: range.end.min(span_end), ..range }, runs);
         let found = self
             .scan_ioctl(&mut request)
             .map_err(|source| Error::os("scan", format!("{} at {range}", self.subject), source))?;
-        Ok(Scanned {
-            runs: &runs[..found],
-            looked_until: PageIdx::containing(request.walk_end),
-        })
+        Ok(Scanned { runs: &runs[..found], looked_until: PageIdx::containing(request.walk_end) })
     }
 
     fn scan_ioctl(&self, request: &mut ScanRequest) -> rustix::io::Result<usize> {
@@ -228,10 +215,7 @@ impl Run {
     /// The pages of the run.
     #[must_use]
     pub fn range(self) -> PageRange {
-        PageRange {
-            start: PageIdx::containing(self.start),
-            end: PageIdx::containing(self.end),
-        }
+        PageRange { start: PageIdx::containing(self.start), end: PageIdx::containing(self.end) }
     }
 }
 

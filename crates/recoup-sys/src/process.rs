@@ -67,11 +67,7 @@ impl Process {
             rustix::io::Errno::INVAL => Error::NoSuchProcess(pid),
             other => gone_or(other),
         })?;
-        let process = Self {
-            pid,
-            pidfd,
-            directory,
-        };
+        let process = Self { pid, pidfd, directory };
         process.read("stat")?;
         Ok(process)
     }
@@ -139,11 +135,7 @@ impl Process {
             let status: Status = procfile::read_parsed(&directory.path().join("status")).ok()?;
             status.vmrss.map(Bytes::from_kib)
         };
-        threads
-            .flatten()
-            .filter_map(rss)
-            .max()
-            .unwrap_or(Bytes::ZERO)
+        threads.flatten().filter_map(rss).max().unwrap_or(Bytes::ZERO)
     }
 
     fn subject(&self, name: &str) -> String {

@@ -23,19 +23,12 @@ pub(crate) fn read_text(path: &Path) -> Result<String> {
 /// Reads one decimal number.
 pub(crate) fn read_number(path: &Path) -> Result<u64> {
     let text = read_text(path)?;
-    text.trim()
-        .parse()
-        .map_err(|e| Error::malformed(path.display().to_string(), e))
+    text.trim().parse().map_err(|e| Error::malformed(path.display().to_string(), e))
 }
 
 /// Opens `name` below an open directory, for reading.
 pub(crate) fn open_at(directory: impl AsFd, name: &str) -> rustix::io::Result<OwnedFd> {
-    rustix::fs::openat(
-        directory,
-        name,
-        OFlags::RDONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
+    rustix::fs::openat(directory, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// Reads `name` below an open directory to its end.

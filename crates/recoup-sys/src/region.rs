@@ -66,12 +66,7 @@ impl Region {
         let mapping = NonNull::new(address)
             .ok_or_else(|| Error::malformed("mmap", "a mapping at address zero"))?;
         let offset = address.addr().next_multiple_of(block) - address.addr();
-        Ok(Self {
-            mapping,
-            mapping_length,
-            offset,
-            length: length_usize,
-        })
+        Ok(Self { mapping, mapping_length, offset, length: length_usize })
     }
 
     /// The pages of the region.
@@ -171,14 +166,8 @@ impl Region {
 
     /// The address of `length` bytes from `offset` on, all of which are the region's.
     fn part(&self, offset: usize, length: usize) -> *mut u8 {
-        let inside = offset
-            .checked_add(length)
-            .is_some_and(|end| end <= self.length);
-        assert!(
-            inside,
-            "{length} bytes at {offset} in a region of {}",
-            self.length
-        );
+        let inside = offset.checked_add(length).is_some_and(|end| end <= self.length);
+        assert!(inside, "{length} bytes at {offset} in a region of {}", self.length);
         self.first_byte().wrapping_add(offset)
     }
 }

@@ -40,9 +40,7 @@ impl Thp {
     /// Those of a directory of the same layout.
     #[must_use]
     pub fn in_directory(directory: &Path) -> Self {
-        Self {
-            directory: directory.to_owned(),
-        }
+        Self { directory: directory.to_owned() }
     }
 
     /// The chosen word of `enabled`: `always`, `madvise` or `never`.
@@ -58,20 +56,11 @@ impl Thp {
     /// only the PMD size.
     #[must_use]
     pub fn sizes(&self) -> Vec<Size> {
-        let entries = fs::read_dir(&self.directory)
-            .into_iter()
-            .flatten()
-            .flatten();
-        let mut sizes: Vec<Size> = entries
-            .filter_map(|entry| Self::size(&entry.path()))
-            .collect();
+        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        let mut sizes: Vec<Size> = entries.filter_map(|entry| Self::size(&entry.path())).collect();
         if sizes.is_empty() && self.enabled().is_ok() {
-            let only = Size {
-                order: PMD_ORDER,
-                anonymous: None,
-                partially_mapped: None,
-                enabled: true,
-            };
+            let only =
+                Size { order: PMD_ORDER, anonymous: None, partially_mapped: None, enabled: true };
             sizes.push(only);
         }
         sizes.sort_unstable_by_key(|size| size.order);
@@ -87,20 +76,12 @@ impl Thp {
             Some(count) => count > 0,
             None => size.enabled || size.order == PMD_ORDER,
         };
-        self.sizes()
-            .iter()
-            .filter(|size| in_use(size))
-            .map(|size| size.order)
-            .collect()
+        self.sizes().iter().filter(|size| in_use(size)).map(|size| size.order).collect()
     }
 
     fn size(directory: &Path) -> Option<Size> {
         let name = directory.file_name()?.to_str()?;
-        let kib: u64 = name
-            .strip_prefix("hugepages-")?
-            .strip_suffix("kB")?
-            .parse()
-            .ok()?;
+        let kib: u64 = name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
         let pages = Bytes::from_kib(kib).0 >> PAGE_SHIFT;
         let order = u8::try_from(pages.checked_ilog2()?).ok()?;
         let count = |name: &str| procfile::read_number(&directory.join("stats").join(name)).ok();
@@ -117,9 +98,7 @@ impl Thp {
 
 /// The word in brackets of a setting like `always [madvise] never`.
 fn chosen(text: &str) -> &str {
-    text.split_once('[')
-        .and_then(|(_, rest)| rest.split_once(']'))
-        .map_or("", |(word, _)| word)
+    text.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map_or("", |(word, _)| word)
 }
 
 #[cfg(test)]

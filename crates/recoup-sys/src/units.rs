@@ -198,10 +198,7 @@ impl PageRange {
     /// The range of `length` pages from `start`.
     #[must_use]
     pub fn starting_at(start: PageIdx, length: Pages) -> Self {
-        Self {
-            start,
-            end: start + length,
-        }
+        Self { start, end: start + length }
     }
 
     /// How many pages the range has; none if it ends before it starts.
@@ -225,20 +222,14 @@ impl PageRange {
     /// What both ranges have in common, possibly nothing.
     #[must_use]
     pub fn intersection(self, other: Self) -> Self {
-        Self {
-            start: self.start.max(other.start),
-            end: self.end.min(other.end),
-        }
+        Self { start: self.start.max(other.start), end: self.end.min(other.end) }
     }
 
     /// The smallest range of whole 2 MiB blocks that covers this one.
     #[must_use]
     pub fn blocks(self) -> Self {
         let past_end = self.end + Pages(PAGES_PER_BLOCK as u64 - 1);
-        Self {
-            start: self.start.block_start(),
-            end: past_end.block_start(),
-        }
+        Self { start: self.start.block_start(), end: past_end.block_start() }
     }
 }
 
@@ -276,14 +267,8 @@ mod tests {
 
     #[test]
     fn disjoint_ranges_have_an_empty_intersection() {
-        let low = PageRange {
-            start: PageIdx(0),
-            end: PageIdx(5),
-        };
-        let high = PageRange {
-            start: PageIdx(7),
-            end: PageIdx(9),
-        };
+        let low = PageRange { start: PageIdx(0), end: PageIdx(5) };
+        let high = PageRange { start: PageIdx(7), end: PageIdx(9) };
         assert!(low.intersection(high).is_empty());
         assert_eq!(low.intersection(high).length(), Pages::ZERO);
     }

@@ -38,11 +38,7 @@ impl HostSetting {
         put_back(&mut journal);
         let before = current(&path);
         write!(journal, "{}\n{before}", path.display()).expect("the journal can be written");
-        let setting = Self {
-            path,
-            before,
-            journal,
-        };
+        let setting = Self { path, before, journal };
         write(&setting.path, value);
         setting
     }
@@ -58,9 +54,7 @@ impl Drop for HostSetting {
 /// Puts back what a killed process had changed.
 fn put_back(journal: &mut File) {
     let mut text = String::new();
-    journal
-        .read_to_string(&mut text)
-        .expect("the journal can be read");
+    journal.read_to_string(&mut text).expect("the journal can be read");
     if let Some((path, before)) = text.split_once('\n') {
         write(Path::new(path), before);
     }
@@ -79,9 +73,7 @@ fn write(path: &Path, value: &str) {
 /// The value of a setting; of a choice like `always [madvise] never`, the chosen word.
 fn current(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    let chosen = text
-        .split_once('[')
-        .and_then(|(_, rest)| rest.split_once(']'));
+    let chosen = text.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
     chosen.map_or(text.trim(), |(word, _)| word).to_owned()
 }
 

@@ -19,10 +19,7 @@ impl Comparison {
         mut subject: impl FnMut() -> Duration,
         mut baseline: impl FnMut() -> Duration,
     ) -> Self {
-        let mut comparison = Self {
-            subject: Vec::new(),
-            baseline: Vec::new(),
-        };
+        let mut comparison = Self { subject: Vec::new(), baseline: Vec::new() };
         for round in 0..=rounds {
             let (s, b) = (subject(), baseline());
             if round > 0 {
@@ -37,33 +34,19 @@ impl Comparison {
     #[must_use]
     pub fn ratio(&self) -> f64 {
         let pairs = self.subject.iter().zip(&self.baseline);
-        median(
-            pairs
-                .map(|(s, b)| s.as_secs_f64() / b.as_secs_f64())
-                .collect(),
-        )
+        median(pairs.map(|(s, b)| s.as_secs_f64() / b.as_secs_f64()).collect())
     }
 
     /// The median time of the subject in milliseconds.
     #[must_use]
     pub fn subject_ms(&self) -> f64 {
-        median(
-            self.subject
-                .iter()
-                .map(|time| time.as_secs_f64() * 1e3)
-                .collect(),
-        )
+        median(self.subject.iter().map(|time| time.as_secs_f64() * 1e3).collect())
     }
 
     /// The median time of the baseline in milliseconds.
     #[must_use]
     pub fn baseline_ms(&self) -> f64 {
-        median(
-            self.baseline
-                .iter()
-                .map(|time| time.as_secs_f64() * 1e3)
-                .collect(),
-        )
+        median(self.baseline.iter().map(|time| time.as_secs_f64() * 1e3).collect())
     }
 }
 

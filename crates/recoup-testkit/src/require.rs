@@ -5,10 +5,7 @@
 /// # Panics
 /// Under `CI=true`: there, everything must be able to run.
 pub fn skip(test: &str, what: &str) {
-    assert!(
-        std::env::var("CI").as_deref() != Ok("true"),
-        "{test} needs {what}"
-    );
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "{test} needs {what}");
     eprintln!("skipped: {test}: needs {what}");
 }
 

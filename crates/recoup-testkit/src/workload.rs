@@ -28,11 +28,7 @@ impl Workload {
             .expect("recoup-workload starts");
         let commands = child.stdin.take().expect("its input");
         let answers = BufReader::new(child.stdout.take().expect("its output"));
-        Self {
-            child,
-            commands,
-            answers,
-        }
+        Self { child, commands, answers }
     }
 
     /// Starts one in a cgroup.
@@ -42,9 +38,7 @@ impl Workload {
     #[must_use]
     pub fn start_in(cgroup: &Cgroup) -> Self {
         let workload = Self::start();
-        cgroup
-            .add(workload.pid())
-            .expect("the workload can be moved");
+        cgroup.add(workload.pid()).expect("the workload can be moved");
         workload
     }
 
@@ -80,13 +74,9 @@ impl Workload {
     /// If the command failed or the workload has ended.
     pub fn answer(&mut self, command: &str) -> String {
         let mut answer = String::new();
-        self.answers
-            .read_line(&mut answer)
-            .expect("the workload answers");
+        self.answers.read_line(&mut answer).expect("the workload answers");
         let answer = answer.trim_end();
-        let text = answer
-            .strip_prefix("ok")
-            .unwrap_or_else(|| panic!("{command}: {answer:?}"));
+        let text = answer.strip_prefix("ok").unwrap_or_else(|| panic!("{command}: {answer:?}"));
         text.trim_start().to_owned()
     }
 
@@ -118,18 +108,11 @@ impl Drop for Workload {
 pub fn binary(name: &str) -> PathBuf {
     let beside_tests = || {
         let test = std::env::current_exe().expect("the path of this program");
-        test.ancestors()
-            .nth(2)
-            .expect("cargo's target directory")
-            .to_owned()
+        test.ancestors().nth(2).expect("cargo's target directory").to_owned()
     };
     let directory = std::env::var_os("RECOUP_BIN_DIR").map_or_else(beside_tests, PathBuf::from);
     let path = directory.join(name);
-    assert!(
-        path.is_file(),
-        "{} is missing: cargo build --workspace --bins",
-        path.display()
-    );
+    assert!(path.is_file(), "{} is missing: cargo build --workspace --bins", path.display());
     path
 }
 
@@ -137,9 +120,7 @@ pub fn binary(name: &str) -> PathBuf {
 #[must_use]
 pub fn own_cgroup(name: &str) -> Option<OwnCgroup> {
     let hierarchy = Hierarchy::find().ok().flatten()?;
-    hierarchy
-        .create(&format!("recoup-test-{name}-{}", std::process::id()))
-        .ok()
+    hierarchy.create(&format!("recoup-test-{name}-{}", std::process::id())).ok()
 }
 
 /// What a cgroup is charged, read from its files.
@@ -150,8 +131,5 @@ pub fn own_cgroup(name: &str) -> Option<OwnCgroup> {
 pub fn charge(cgroup: &Cgroup) -> u64 {
     let read = |file: &str| std::fs::read_to_string(cgroup.path().join(file));
     let text = read("memory.usage_in_bytes").or_else(|_| read("memory.current"));
-    text.expect("the cgroup's charge")
-        .trim()
-        .parse()
-        .expect("a number")
+    text.expect("the cgroup's charge").trim().parse().expect("a number")
 }

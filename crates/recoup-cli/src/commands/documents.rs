@@ -7,12 +7,7 @@ use super::Done;
 use crate::args::{Cli, CompletionsArgs, ManArgs};
 
 pub(crate) fn completions(args: CompletionsArgs) -> anyhow::Result<Done> {
-    clap_complete::generate(
-        args.shell,
-        &mut Cli::command(),
-        "recoup",
-        &mut std::io::stdout(),
-    );
+    clap_complete::generate(args.shell, &mut Cli::command(), "recoup", &mut std::io::stdout());
     Ok(Done::All)
 }
 

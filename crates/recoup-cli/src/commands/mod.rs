@@ -24,11 +24,7 @@ pub(crate) enum Done {
 
 impl Done {
     fn of(outcome: &RunOutcome) -> Self {
-        if outcome.errors().next().is_none() {
-            Self::All
-        } else {
-            Self::NotAll
-        }
+        if outcome.errors().next().is_none() { Self::All } else { Self::NotAll }
     }
 }
 
@@ -47,11 +43,7 @@ impl TargetArgs {
 
 impl ScanArgs {
     fn sampling(&self) -> Sampling {
-        if self.exact {
-            Sampling::EXACT
-        } else {
-            Sampling::SPARSE
-        }
+        if self.exact { Sampling::EXACT } else { Sampling::SPARSE }
     }
 
     fn jobs(&self) -> NonZeroUsize {

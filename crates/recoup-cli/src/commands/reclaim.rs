@@ -20,11 +20,7 @@ pub(crate) fn run(args: ReclaimArgs) -> anyhow::Result<Done> {
         let outcome = run::run(&request, &features, &Progress::on_stderr())?;
         if as_json {
             let document = json::document(&outcome, &features, request.mode);
-            if watch.is_some() {
-                json::print_line(&document)?
-            } else {
-                json::print(&document)?
-            }
+            if watch.is_some() { json::print_line(&document)? } else { json::print(&document)? }
         } else if request.mode == Mode::DryRun {
             table::print_plan(&outcome);
         } else {
@@ -43,28 +39,14 @@ fn request(args: ReclaimArgs) -> anyhow::Result<Request> {
         KindArg::ThpHoles => Kind::ThpHoles,
         KindArg::Lazyfree => Kind::LazyFree,
     });
-    let kinds = if args.only.is_empty() {
-        Kind::ALL.into()
-    } else {
-        kinds.collect()
-    };
+    let kinds = if args.only.is_empty() { Kind::ALL.into() } else { kinds.collect() };
     Ok(Request {
-        mode: if args.dry_run {
-            Mode::DryRun
-        } else {
-            Mode::Reclaim
-        },
-        policy: Policy {
-            kinds,
-            smallest: Bytes(args.min_bytes.as_u64()),
-        },
+        mode: if args.dry_run { Mode::DryRun } else { Mode::Reclaim },
+        policy: Policy { kinds, smallest: Bytes(args.min_bytes.as_u64()) },
         jobs: args.scan.jobs(),
         longest_hold: args.max_pause,
         sampling: args.scan.sampling(),
         picture: Picture::Skip,
-        target: args
-            .target
-            .target()
-            .context("name a target: --pid, --cgroup or --all")?,
+        target: args.target.target().context("name a target: --pid, --cgroup or --all")?,
     })
 }

@@ -18,18 +18,11 @@ pub(crate) fn run(args: ReportArgs) -> anyhow::Result<Done> {
     let features = Features::probe()?;
     let request = Request {
         mode: Mode::Report,
-        policy: Policy {
-            kinds: Kind::ALL.into(),
-            smallest: Bytes::ZERO,
-        },
+        policy: Policy { kinds: Kind::ALL.into(), smallest: Bytes::ZERO },
         jobs: args.scan.jobs(),
         longest_hold: Pace::DEFAULT_LONGEST,
         sampling: args.scan.sampling(),
-        picture: if args.map.is_some() {
-            Picture::Draw
-        } else {
-            Picture::Skip
-        },
+        picture: if args.map.is_some() { Picture::Draw } else { Picture::Skip },
         target: args.target.target().unwrap_or(Target::All),
     };
     let outcome = run::run(&request, &features, &Progress::on_stderr())?;
@@ -61,12 +54,7 @@ fn draw(outcome: &RunOutcome, file: Option<&Path>) -> anyhow::Result<()> {
             let picture = map_svg::draw(process);
             svg::save(path, &picture)
                 .with_context(|| format!("cannot write the picture to {}", path.display()))?;
-            anstream::println!(
-                "{}: process {} ({})",
-                path.display(),
-                process.pid,
-                process.comm
-            );
+            anstream::println!("{}: process {} ({})", path.display(), process.pid, process.comm);
         }
     }
     Ok(())

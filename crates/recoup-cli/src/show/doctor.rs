@@ -5,37 +5,19 @@ use serde::Serialize;
 
 /// What recoup can do, and what of the kernel each thing needs.
 fn mechanisms(features: &Features) -> [(&'static str, Vec<&Support>); 6] {
-    let look = [
-        &features.base_pages,
-        &features.frame_numbers,
-        &features.frame_flags,
-    ];
+    let look = [&features.base_pages, &features.frame_numbers, &features.frame_flags];
     let act = [&features.process_madvise, &features.advise_others];
     let with = |more: &[&'static str]| {
         let named = features.named().filter(|(name, _)| more.contains(name));
-        look.into_iter()
-            .chain(named.map(|(_, support)| support))
-            .collect::<Vec<_>>()
+        look.into_iter().chain(named.map(|(_, support)| support)).collect::<Vec<_>>()
     };
     [
         ("find holes in huge pages", with(&["thp"])),
         ("find lazily freed memory", with(&[])),
-        (
-            "count empty and zero-page tables",
-            vec![&features.base_pages, &features.frame_numbers],
-        ),
-        (
-            "draw where empty tables are (--map)",
-            vec![&features.table_search],
-        ),
-        (
-            "split huge pages, drop lazily freed memory",
-            with(&[]).into_iter().chain(act).collect(),
-        ),
-        (
-            "look at other users' processes",
-            vec![&features.other_processes],
-        ),
+        ("count empty and zero-page tables", vec![&features.base_pages, &features.frame_numbers]),
+        ("draw where empty tables are (--map)", vec![&features.table_search]),
+        ("split huge pages, drop lazily freed memory", with(&[]).into_iter().chain(act).collect()),
+        ("look at other users' processes", vec![&features.other_processes]),
     ]
 }
 
@@ -94,12 +76,7 @@ pub(crate) fn document(features: &Features) -> DoctorDocument {
             Support::Works => (None, None),
             Support::Missing { why, remedy } => (Some(why.clone()), Some(*remedy)),
         };
-        FeatureDocument {
-            name,
-            works: support.works(),
-            why,
-            remedy,
-        }
+        FeatureDocument { name, works: support.works(), why, remedy }
     };
     DoctorDocument {
         schema: 1,

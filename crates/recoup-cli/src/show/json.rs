@@ -200,14 +200,8 @@ pub(crate) fn document(outcome: &RunOutcome, features: &Features, mode: Mode) ->
     Document {
         schema: SCHEMA,
         kernel: features.kernel.clone(),
-        features: features
-            .named()
-            .map(|(name, support)| (name, support.works()))
-            .collect(),
-        scan: ScanDocument {
-            seconds: outcome.took.as_secs_f64(),
-            pages: outcome.pages.0,
-        },
+        features: features.named().map(|(name, support)| (name, support.works())).collect(),
+        scan: ScanDocument { seconds: outcome.took.as_secs_f64(), pages: outcome.pages.0 },
         processes: outcome
             .processes
             .iter()
@@ -229,10 +223,7 @@ fn process_document(process: &ProcessOutcome, mode: Mode) -> ProcessDocument {
         .left_alone
         .0
         .iter()
-        .map(|(reason, amount)| LeftAloneDocument {
-            reason: reason.to_string(),
-            bytes: amount.0,
-        });
+        .map(|(reason, amount)| LeftAloneDocument { reason: reason.to_string(), bytes: amount.0 });
     ProcessDocument {
         pid: process.pid,
         comm: process.comm.clone(),

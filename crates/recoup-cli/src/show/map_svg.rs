@@ -32,43 +32,29 @@ pub(crate) fn draw(process: &ProcessOutcome) -> Document {
     );
     let mut drawing = Group::new().add(text(MARGIN, MARGIN, &heading).set("font-weight", "bold"));
     for content in Content::ALL {
-        let pages = process
-            .picture
-            .iter()
-            .map(|cell| u64::from(cell.count(content)))
-            .sum();
+        let pages = process.picture.iter().map(|cell| u64::from(cell.count(content))).sum();
         drawing = drawing.add(legend(content, Pages(pages), y));
         y += LINE;
     }
     if shown.len() < process.picture.len() {
         let rest = process.picture.len() - shown.len();
         y += LINE;
-        drawing = drawing.add(text(
-            MARGIN,
-            y,
-            &format!("{rest} more blocks are not drawn"),
-        ));
+        drawing = drawing.add(text(MARGIN, y, &format!("{rest} more blocks are not drawn")));
     }
     for area in areas(shown) {
         y += LINE;
         drawing = drawing.add(text(MARGIN, y, &format!("{:x}", area[0].start.address())));
         y += 6.0;
         for row in area.chunks(COLUMNS) {
-            drawing = row
-                .iter()
-                .enumerate()
-                .fold(drawing, |drawing, (column, cell)| {
-                    drawing.add(square(cell, MARGIN + PITCH * column_offset(column), y))
-                });
+            drawing = row.iter().enumerate().fold(drawing, |drawing, (column, cell)| {
+                drawing.add(square(cell, MARGIN + PITCH * column_offset(column), y))
+            });
             y += PITCH;
         }
     }
     let width = 2.0 * MARGIN + PITCH * column_offset(COLUMNS);
     let height = y + MARGIN;
-    let paper = Rectangle::new()
-        .set("width", "100%")
-        .set("height", "100%")
-        .set("fill", "white");
+    let paper = Rectangle::new().set("width", "100%").set("height", "100%").set("fill", "white");
     Document::new()
         .set("viewBox", (0.0, 0.0, width, height))
         .set("width", width)
@@ -95,25 +81,17 @@ fn legend(content: Content, amount: Pages, y: f64) -> Group {
         _ => format!("{}: {}", look.label, human(amount.bytes())),
     };
     let sample = rectangle(MARGIN, y - SIDE + 2.0, SIDE).set("fill", look.fill);
-    Group::new()
-        .add(sample)
-        .add(text(MARGIN + PITCH + 6.0, y, &label))
+    Group::new().add(sample).add(text(MARGIN + PITCH + 6.0, y, &label))
 }
 
 fn rectangle(x: f64, y: f64, height: f64) -> Rectangle {
-    Rectangle::new()
-        .set("x", x)
-        .set("y", y)
-        .set("width", SIDE)
-        .set("height", height)
+    Rectangle::new().set("x", x).set("y", y).set("width", SIDE).set("height", height)
 }
 
 /// A square with a band for each kind of content, as high as its share of the block.
 fn square(cell: &Cell, x: f64, y: f64) -> Group {
     let full = f64::from(u32::try_from(PAGES_PER_BLOCK).unwrap_or(u32::MAX));
-    let frame = rectangle(x, y, SIDE)
-        .set("fill", "#f2f2f2")
-        .set("stroke", "#bbbbbb");
+    let frame = rectangle(x, y, SIDE).set("fill", "#f2f2f2").set("stroke", "#bbbbbb");
     let mut group = Group::new().add(Title::new(describe(cell))).add(frame);
     let mut bottom = y + SIDE;
     for content in Content::ALL {
@@ -129,9 +107,7 @@ fn square(cell: &Cell, x: f64, y: f64) -> Group {
 }
 
 fn describe(cell: &Cell) -> String {
-    let parts = Content::ALL
-        .into_iter()
-        .filter(|&content| cell.count(content) > 0);
+    let parts = Content::ALL.into_iter().filter(|&content| cell.count(content) > 0);
     let part = |content| format!("{} pages: {}", cell.count(content), look(content).label);
     let parts: Vec<String> = parts.map(part).collect();
     format!("{:x}\n{}", cell.start.address(), parts.join("\n"))

@@ -36,9 +36,7 @@ pub(crate) fn areas(cells: &[Cell]) -> impl Iterator<Item = &[Cell]> {
 }
 
 fn glyph(cell: &Cell) -> String {
-    let most_telling = Content::ALL
-        .into_iter()
-        .find(|&content| cell.count(content) > 0);
+    let most_telling = Content::ALL.into_iter().find(|&content| cell.count(content) > 0);
     most_telling.map_or(" ".to_owned(), |content| {
         let (style, glyph) = (look(content).style(), look(content).glyph);
         format!("{style}{glyph}{style:#}")

@@ -20,9 +20,7 @@ pub(crate) fn human(amount: Bytes) -> String {
 
 /// Text from a process (a name, a path) that cannot move the cursor or colour the terminal.
 pub(crate) fn plain(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect()
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 #[cfg(test)]

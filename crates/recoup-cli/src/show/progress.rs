@@ -1,11 +1,12 @@
 //! Progress on stderr, while it is a terminal.
 
+use std::time::Duration;
+
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use recoup_reclaim::run::Observer;
 use recoup_sys::Pages;
 
-/// A bar that counts windows of address space. It draws nothing where stderr is no terminal, and
-/// nothing in the first moments.
+/// A bar that counts windows of address space. It draws nothing where stderr is no terminal.
 pub(crate) struct Progress(ProgressBar);
 
 impl Progress {
@@ -15,6 +16,7 @@ impl Progress {
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
+        bar.enable_steady_tick(Duration::from_millis(200));
         Self(bar)
     }
 }

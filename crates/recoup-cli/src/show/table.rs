@@ -67,10 +67,7 @@ pub(crate) fn print_report(outcome: &RunOutcome) {
     table.add_row(report_row("all", &name, rss, tables, &outcome.stuck()));
     anstream::println!("{}", table.trim_fmt());
     if let Some(hidden) = outcome.processes.len().checked_sub(MOST_ROWS + 1) {
-        anstream::println!(
-            "({} processes with less are not listed: --json has all)",
-            hidden + 1
-        );
+        anstream::println!("({} processes with less are not listed: --json has all)", hidden + 1);
     }
 }
 
@@ -92,14 +89,7 @@ fn report_row(id: &str, name: &str, rss: Bytes, tables: Bytes, stuck: &Stuck) ->
 
 /// The mappings with something stuck in them.
 pub(crate) fn print_mappings(outcome: &RunOutcome) {
-    let mut table = table(&[
-        "PID",
-        "MAPPING",
-        "THP HOLES",
-        "(COUNT)",
-        "LAZILY FREED",
-        "NAME",
-    ]);
+    let mut table = table(&["PID", "MAPPING", "THP HOLES", "(COUNT)", "LAZILY FREED", "NAME"]);
     for process in &outcome.processes {
         for mapping in &process.mappings {
             table.add_row(vec![
@@ -143,15 +133,8 @@ pub(crate) fn print_plan(outcome: &RunOutcome) {
 
 /// What came back, by process, and the charges before and after.
 pub(crate) fn print_reclaim(outcome: &RunOutcome) {
-    let mut table = table(&[
-        "PID",
-        "COMMAND",
-        "STUCK",
-        "CAME BACK",
-        "THP HOLES",
-        "SPLIT",
-        "LAZILY FREED",
-    ]);
+    let mut table =
+        table(&["PID", "COMMAND", "STUCK", "CAME BACK", "THP HOLES", "SPLIT", "LAZILY FREED"]);
     let row = |id: String, name: String, stuck: &Stuck, recovered: &Stuck| {
         vec![
             id,
@@ -163,26 +146,11 @@ pub(crate) fn print_reclaim(outcome: &RunOutcome) {
             human(recovered.lazyfree),
         ]
     };
-    for p in outcome
-        .processes
-        .iter()
-        .filter(|p| p.stuck.total() > Bytes::ZERO)
-        .take(MOST_ROWS)
-    {
-        table.add_row(row(
-            p.pid.to_string(),
-            plain(&p.comm),
-            &p.stuck,
-            &p.recovered,
-        ));
+    for p in outcome.processes.iter().filter(|p| p.stuck.total() > Bytes::ZERO).take(MOST_ROWS) {
+        table.add_row(row(p.pid.to_string(), plain(&p.comm), &p.stuck, &p.recovered));
     }
     let all = format!("{} processes", outcome.processes.len());
-    table.add_row(row(
-        "all".to_owned(),
-        all,
-        &outcome.stuck(),
-        &outcome.recovered(),
-    ));
+    table.add_row(row("all".to_owned(), all, &outcome.stuck(), &outcome.recovered()));
     anstream::println!("{}", table.trim_fmt());
     print_charges(outcome);
     print_left_alone(outcome);
@@ -199,10 +167,7 @@ fn print_charges(outcome: &RunOutcome) {
 
 fn print_left_alone(outcome: &RunOutcome) {
     let mut all = LeftAlone::default();
-    outcome
-        .processes
-        .iter()
-        .for_each(|process| all.merge(&process.left_alone));
+    outcome.processes.iter().for_each(|process| all.merge(&process.left_alone));
     for (reason, amount) in &all.0 {
         anstream::println!("left alone: {} {reason}", human(*amount));
     }
@@ -224,16 +189,18 @@ pub(crate) fn print_host(outcome: &RunOutcome) {
             );
         }
     }
-    let partial: u64 = host
-        .thp_sizes
-        .iter()
-        .filter_map(|size| size.partially_mapped)
-        .sum();
+    let partial: u64 = host.thp_sizes.iter().filter_map(|size| size.partially_mapped).sum();
     if let Some(deferred) = host.deferred_splits {
         anstream::println!(
             "huge pages: {partial} partially mapped now; {deferred} queued for a split since boot"
         );
     }
+    let sum = |amount: fn(&ProcessOutcome) -> Bytes| outcome.processes.iter().map(amount).sum();
+    anstream::println!(
+        "page tables: {} in all; {} could be rebuilt from files and shared memory by a fault",
+        human(sum(|process| process.page_tables)),
+        human(sum(|process| process.reconstructable_tables))
+    );
     let owners = outcome.owners();
     anstream::println!(
         "anonymous memory: {} in memory, {} of it with a single owner",
@@ -258,11 +225,7 @@ pub(crate) fn print_host(outcome: &RunOutcome) {
 /// On stderr: what was not done, and what could not be seen for want of a privilege.
 pub(crate) fn print_notes(outcome: &RunOutcome, features: &Features) {
     let warning = Style::new().fg_color(Some(AnsiColor::Yellow.into()));
-    let needed = [
-        &features.base_pages,
-        &features.frame_numbers,
-        &features.frame_flags,
-    ];
+    let needed = [&features.base_pages, &features.frame_numbers, &features.frame_flags];
     let missing = needed.into_iter().find_map(|support| match support {
         Support::Works => None,
         Support::Missing { why, remedy } => Some((why, remedy)),

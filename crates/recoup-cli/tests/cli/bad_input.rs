@@ -32,11 +32,7 @@ fn a_missing_pid_among_good_ones_keeps_the_good_ones_from_nothing() {
 #[test]
 fn a_kernel_thread_is_called_one() {
     require!(kernel::is_root(), "root");
-    fails_with(
-        &recoup(&["report", "--pid", "2"]),
-        1,
-        &["kernel thread", "name a program"],
-    );
+    fails_with(&recoup(&["report", "--pid", "2"]), 1, &["kernel thread", "name a program"]);
 }
 
 #[test]
@@ -47,11 +43,7 @@ fn a_cgroup_that_does_not_exist_is_named_with_where_to_look() {
 
 #[test]
 fn a_directory_that_is_no_cgroup_is_refused() {
-    fails_with(
-        &recoup(&["report", "--cgroup", "/tmp"]),
-        1,
-        &["/tmp is no memory cgroup"],
-    );
+    fails_with(&recoup(&["report", "--cgroup", "/tmp"]), 1, &["/tmp is no memory cgroup"]);
 }
 
 #[test]
@@ -64,21 +56,9 @@ fn usage_errors_exit_with_2_and_name_the_argument() {
     fails_with(&recoup(&["report", "--pid", "zero"]), 2, &["zero", "--pid"]);
     fails_with(&recoup(&["report", "--pid", "0"]), 2, &["--pid"]);
     fails_with(&recoup(&["report", "--pid", "1", "--all"]), 2, &["--all"]);
-    fails_with(
-        &recoup(&["reclaim", "--all", "--only", "all"]),
-        2,
-        &["thp-holes", "lazyfree"],
-    );
-    fails_with(
-        &recoup(&["reclaim", "--all", "--min-bytes", "lots"]),
-        2,
-        &["lots"],
-    );
-    fails_with(
-        &recoup(&["reclaim", "--all", "--watch", "soon"]),
-        2,
-        &["soon"],
-    );
+    fails_with(&recoup(&["reclaim", "--all", "--only", "all"]), 2, &["thp-holes", "lazyfree"]);
+    fails_with(&recoup(&["reclaim", "--all", "--min-bytes", "lots"]), 2, &["lots"]);
+    fails_with(&recoup(&["reclaim", "--all", "--watch", "soon"]), 2, &["soon"]);
     fails_with(&recoup(&["report", "--map"]), 2, &["--pid"]);
 }
 
@@ -87,22 +67,14 @@ fn a_picture_that_cannot_be_written_is_an_error() {
     require!(kernel::is_root(), "root");
     let own = std::process::id().to_string();
     let output = recoup(&["report", "--pid", &own, "--map=/no/such/place/map.svg"]);
-    fails_with(
-        &output,
-        1,
-        &["cannot write the picture to /no/such/place/map.svg"],
-    );
+    fails_with(&output, 1, &["cannot write the picture to /no/such/place/map.svg"]);
 }
 
 #[test]
 fn without_privileges_it_says_so_and_what_to_do() {
     require!(kernel::is_root(), "root, to run as another user");
     let output = unprivileged(&["report", "--pid", "1"]);
-    fails_with(
-        &output,
-        1,
-        &["process 1 may not be looked at", "run as root"],
-    );
+    fails_with(&output, 1, &["process 1 may not be looked at", "run as root"]);
     let output = unprivileged(&["reclaim", "--all"]);
     fails_with(&output, 1, &["run as root"]);
 }
@@ -113,10 +85,7 @@ fn without_privileges_doctor_names_what_is_missing() {
     let output = unprivileged(&["doctor"]);
     let printed = text(&output.stdout);
     assert!(output.status.success());
-    assert!(
-        printed.contains("missing  find holes in huge pages"),
-        "{printed}"
-    );
+    assert!(printed.contains("missing  find holes in huge pages"), "{printed}");
     assert!(printed.contains("CAP_SYS_ADMIN"), "{printed}");
 }
 

@@ -26,21 +26,14 @@ fn assert_valid(document: &Value) {
 fn the_schema_in_the_repository_is_the_programs_own() {
     let printed = text(&recoup(&["schema"]).stdout);
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/recoup-1.schema.json");
-    assert!(
-        printed == SCHEMA,
-        "cargo run -- schema > {}",
-        file.display()
-    );
+    assert!(printed == SCHEMA, "cargo run -- schema > {}", file.display());
 }
 
 #[test]
 fn the_validator_would_notice_a_missing_member() {
     let mut document = document(&["report", "--json", "--pid", &std::process::id().to_string()]);
     assert_valid(&document);
-    document["totals"]["stuck"]
-        .as_object_mut()
-        .expect("an object")
-        .remove("thp_holes_bytes");
+    document["totals"]["stuck"].as_object_mut().expect("an object").remove("thp_holes_bytes");
     let schema = serde_json::from_str(SCHEMA).expect("the schema is JSON");
     assert!(!jsonschema::is_valid(&schema, &document));
 }
@@ -56,10 +49,7 @@ fn report_dry_run_and_reclaim_print_valid_documents_that_agree_with_the_kernel()
     workload.map("map a 16384 huge");
     workload.tell("fill a");
     workload.tell("discard a 2 510 512 32");
-    let (pid, path) = (
-        workload.pid().to_string(),
-        cgroup.path().display().to_string(),
-    );
+    let (pid, path) = (workload.pid().to_string(), cgroup.path().display().to_string());
     let holes = 32 * 510 * 4096;
 
     let report = document(&["report", "--json", "--pid", &pid]);
@@ -68,14 +58,8 @@ fn report_dry_run_and_reclaim_print_valid_documents_that_agree_with_the_kernel()
     let process = &report["processes"][0];
     assert_eq!(process["pid"], workload.pid());
     assert_eq!(process["stuck"]["thp_holes_bytes"], holes);
-    assert_eq!(
-        process["rss_bytes"],
-        kernel::status_bytes(workload.pid(), "VmRSS")
-    );
-    assert_eq!(
-        process["page_tables_bytes"],
-        kernel::status_bytes(workload.pid(), "VmPTE")
-    );
+    assert_eq!(process["rss_bytes"], kernel::status_bytes(workload.pid(), "VmRSS"));
+    assert_eq!(process["page_tables_bytes"], kernel::status_bytes(workload.pid(), "VmPTE"));
     assert!(process.get("recovered").is_none());
 
     let dry_run = document(&["reclaim", "--json", "--dry-run", "--pid", &pid]);
@@ -94,10 +78,7 @@ fn report_dry_run_and_reclaim_print_valid_documents_that_agree_with_the_kernel()
     let seen = before - charge(&cgroup);
     assert!(told.abs_diff(seen) < 1 << 20, "{told} told, {seen} seen");
     assert!(seen * 100 >= holes * 95, "{seen} of {holes}");
-    assert!(
-        number(&group["unexplained_bytes"]) * 100 >= holes * 95,
-        "{group}"
-    );
+    assert!(number(&group["unexplained_bytes"]) * 100 >= holes * 95, "{group}");
 }
 
 #[test]
@@ -106,14 +87,7 @@ fn watching_prints_one_valid_document_a_line() {
     require!(kernel::is_root(), "root");
     let workload = Workload::start();
     let mut recoup = std::process::Command::new(recoup_testkit::workload::binary("recoup"))
-        .args([
-            "reclaim",
-            "--json",
-            "--watch",
-            "10ms",
-            "--pid",
-            &workload.pid().to_string(),
-        ])
+        .args(["reclaim", "--json", "--watch", "10ms", "--pid", &workload.pid().to_string()])
         .stdout(std::process::Stdio::piped())
         .spawn()
         .expect("recoup starts");

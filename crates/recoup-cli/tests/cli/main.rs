@@ -13,10 +13,7 @@ use recoup_testkit::workload::binary;
 
 /// Runs `recoup` with these arguments to its end.
 fn recoup(arguments: &[&str]) -> Output {
-    Command::new(binary("recoup"))
-        .args(arguments)
-        .output()
-        .expect("recoup starts")
+    Command::new(binary("recoup")).args(arguments).output().expect("recoup starts")
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -23,10 +23,7 @@ fn one_of_each(workload: &mut Workload) {
 #[test]
 fn every_kind_can_be_told_apart_on_the_terminal() {
     require!(kernel::is_root(), "root");
-    require!(
-        kernel::version() >= (6, 7),
-        "PAGEMAP_SCAN (Linux 6.7), which shows empty tables"
-    );
+    require!(kernel::version() >= (6, 7), "PAGEMAP_SCAN (Linux 6.7), which shows empty tables");
     let _thp = HostSetting::set(THP_ENABLED, "madvise");
     let mut workload = Workload::start();
     one_of_each(&mut workload);
@@ -38,21 +35,14 @@ fn every_kind_can_be_told_apart_on_the_terminal() {
 #[test]
 fn the_picture_has_a_square_with_its_contents_for_each_block() {
     require!(kernel::is_root(), "root");
-    require!(
-        kernel::version() >= (6, 7),
-        "PAGEMAP_SCAN (Linux 6.7), which shows empty tables"
-    );
+    require!(kernel::version() >= (6, 7), "PAGEMAP_SCAN (Linux 6.7), which shows empty tables");
     let _thp = HostSetting::set(THP_ENABLED, "madvise");
     let mut workload = Workload::start();
     one_of_each(&mut workload);
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("map.svg");
     let flag = format!("--map={}", path.display());
-    assert!(
-        recoup(&["report", "--pid", &workload.pid().to_string(), &flag])
-            .status
-            .success()
-    );
+    assert!(recoup(&["report", "--pid", &workload.pid().to_string(), &flag]).status.success());
     let picture = std::fs::read_to_string(&path).expect("the picture");
     for content in [
         "512 pages: whole huge page",

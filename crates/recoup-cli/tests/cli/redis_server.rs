@@ -30,14 +30,7 @@ impl Server {
         let port = free.local_addr().expect("its address").port();
         drop(free);
         let child = Command::new("redis-server")
-            .args([
-                "--port",
-                &port.to_string(),
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-            ])
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
             .args(["--appendonly", "no", "--disable-thp", "no", "--dir", "/tmp"])
             .stdout(Stdio::null())
             .spawn()
@@ -97,10 +90,7 @@ fn for_keys(
 #[test]
 fn a_thinned_out_redis_gives_its_memory_back_and_keeps_every_value() {
     require!(kernel::is_root(), "root");
-    let installed = Command::new("redis-server")
-        .arg("--version")
-        .output()
-        .is_ok();
+    let installed = Command::new("redis-server").arg("--version").output().is_ok();
     require!(installed, "redis-server (cargo xtask setup)");
     let _thp = HostSetting::set(THP_ENABLED, "always");
     let cgroup = own_cgroup("redis");
@@ -112,51 +102,27 @@ fn a_thinned_out_redis_gives_its_memory_back_and_keeps_every_value() {
         pipeline.set(key, value(key)).ignore();
     });
     let filled = charge(&cgroup);
-    for_keys(
-        &mut connection,
-        (0..KEYS).filter(|&key| !is_kept(key)),
-        |pipeline, key| {
-            pipeline.del(key).ignore();
-        },
-    );
-    redis::cmd("MEMORY")
-        .arg("PURGE")
-        .exec(&mut connection)
-        .expect("redis obeys");
+    for_keys(&mut connection, (0..KEYS).filter(|&key| !is_kept(key)), |pipeline, key| {
+        pipeline.del(key).ignore();
+    });
+    redis::cmd("MEMORY").arg("PURGE").exec(&mut connection).expect("redis obeys");
 
     let thinned = charge(&cgroup);
     let document = document(&["reclaim", "--json", "--pid", &server.pid().to_string()]);
     let reclaimed = charge(&cgroup);
-    let stuck = document["totals"]["stuck"]["thp_holes_bytes"]
-        .as_u64()
-        .expect("a number");
+    let stuck = document["totals"]["stuck"]["thp_holes_bytes"].as_u64().expect("a number");
     println!(
         "redis charged {filled} filled, {thinned} thinned, {reclaimed} reclaimed: {stuck} stuck"
     );
-    assert!(
-        stuck > filled / 4,
-        "a lot of it is stuck: {stuck} of {filled}"
-    );
-    assert!(
-        (thinned - reclaimed) * 100 >= stuck * 95,
-        "{thinned} -> {reclaimed}"
-    );
+    assert!(stuck > filled / 4, "a lot of it is stuck: {stuck} of {filled}");
+    assert!((thinned - reclaimed) * 100 >= stuck * 95, "{thinned} -> {reclaimed}");
 
     let kept: Vec<u64> = (0..KEYS).filter(|&key| is_kept(key)).collect();
     for batch in kept.chunks(BATCH) {
-        let values: Vec<String> = redis::cmd("MGET")
-            .arg(batch)
-            .query(&mut connection)
-            .expect("redis answers");
-        assert!(
-            batch
-                .iter()
-                .zip(&values)
-                .all(|(&key, found)| *found == value(key))
-        );
+        let values: Vec<String> =
+            redis::cmd("MGET").arg(batch).query(&mut connection).expect("redis answers");
+        assert!(batch.iter().zip(&values).all(|(&key, found)| *found == value(key)));
     }
-    let count: u64 = redis::cmd("DBSIZE")
-        .query(&mut connection)
-        .expect("redis answers");
+    let count: u64 = redis::cmd("DBSIZE").query(&mut connection).expect("redis answers");
     assert_eq!(count, KEYS / RUN * KEPT);
 }

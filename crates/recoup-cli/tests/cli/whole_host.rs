@@ -1,6 +1,6 @@
 //! `report --all`: every process, the host, and nothing of recoup's own.
 
-use recoup_testkit::{Workload, kernel, require};
+use recoup_testkit::{HostSetting, Workload, kernel, require};
 
 use crate::{document, recoup, text};
 
@@ -10,11 +10,7 @@ fn all_processes_are_reported_but_recoup_itself() {
     let workload = Workload::start();
     let report = document(&["report", "--json"]);
     let processes = report["processes"].as_array().expect("a list");
-    assert!(
-        processes
-            .iter()
-            .any(|process| process["pid"] == workload.pid())
-    );
+    assert!(processes.iter().any(|process| process["pid"] == workload.pid()));
     assert!(!processes.iter().any(|process| process["comm"] == "recoup"));
     assert!(report["host"]["anonymous_bytes"].as_u64() > Some(0));
 }
@@ -26,11 +22,46 @@ fn a_process_with_a_name_that_is_no_text_is_reported_like_any_other() {
     workload.tell("rename");
     let report = document(&["report", "--json"]);
     let processes = report["processes"].as_array().expect("a list");
-    assert!(
-        processes
-            .iter()
-            .any(|process| process["pid"] == workload.pid())
-    );
+    assert!(processes.iter().any(|process| process["pid"] == workload.pid()));
     let table = text(&recoup(&["report", "--pid", &workload.pid().to_string()]).stdout);
     assert!(!table.contains('\u{1b}'), "{table}");
+}
+
+#[test]
+fn a_process_whose_first_thread_has_ended_is_shown_as_dying_with_what_it_holds() {
+    require!(kernel::is_root(), "root");
+    let mut workload = Workload::start();
+    workload.map("map a 4096 base");
+    workload.tell("fill a");
+    workload.tell("leave");
+    while state_of(workload.pid()) != 'Z' {
+        std::thread::yield_now();
+    }
+    let report = document(&["report", "--json"]);
+    let dying = report["host"]["dying"].as_array().expect("a list");
+    let found = dying.iter().find(|process| process["pid"] == workload.pid());
+    let rss = found.and_then(|process| process["rss_bytes"].as_u64()).expect("the process");
+    assert!(rss >= 4096 * 4096, "{rss}");
+}
+
+fn state_of(pid: i32) -> char {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process");
+    stat.rsplit(") ").next().and_then(|rest| rest.chars().next()).expect("a state")
+}
+
+#[test]
+fn idle_hugetlb_pages_are_shown_with_what_their_struct_pages_cost() {
+    require!(kernel::is_root(), "root");
+    let pool = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+    require!(std::path::Path::new(pool).exists(), "hugetlb pages of 2 MiB");
+    let _pages = HostSetting::set(pool, "3");
+    let got: u64 =
+        std::fs::read_to_string(pool).expect("the pool").trim().parse().expect("a number");
+    require!(got == 3, "three free 2 MiB pages");
+    let report = document(&["report", "--json", "--pid", &std::process::id().to_string()]);
+    let pools = report["host"]["hugetlb_pools"].as_array().expect("a list");
+    let pool = pools.iter().find(|pool| pool["page_bytes"] == 2 << 20).expect("the pool");
+    assert_eq!(pool["idle_bytes"], 3 * (2 << 20));
+    assert_eq!(pool["struct_pages_plain_bytes"], 3 * 512 * 64);
+    assert_eq!(pool["struct_pages_optimised_bytes"], 3 * 4096);
 }

@@ -44,10 +44,7 @@ impl Hole {
     /// The addresses at which all of the huge page was once mapped.
     #[must_use]
     pub fn range(&self) -> PageRange {
-        PageRange::starting_at(
-            self.mapped_page.align_down(self.order),
-            Pages::of_order(self.order),
-        )
+        PageRange::starting_at(self.mapped_page.align_down(self.order), Pages::of_order(self.order))
     }
 }
 
@@ -63,10 +60,7 @@ impl HoleFinder {
     #[must_use]
     pub fn new(orders: &[u8]) -> Self {
         let smallest = orders.iter().copied().min().unwrap_or(u8::MAX);
-        Self {
-            smallest,
-            largest: orders.iter().copied().max().unwrap_or(0),
-        }
+        Self { smallest, largest: orders.iter().copied().max().unwrap_or(0) }
     }
 
     /// Adds the holes of a block. Costs about a nanosecond a page, and a few flags' reads for each

@@ -50,11 +50,7 @@ impl LazyFinder {
     /// A finder that looks this closely.
     #[must_use]
     pub fn new(sampling: Sampling) -> Self {
-        Self {
-            sampling,
-            warm: false,
-            open: None,
-        }
+        Self { sampling, warm: false, open: None }
     }
 
     /// The run that may go on in the next block.
@@ -76,11 +72,7 @@ impl LazyFinder {
         if self.open.is_some_and(|run| run.end != block.start()) {
             self.finish(runs);
         }
-        let mut looker = Looker {
-            block,
-            frames,
-            folio: None,
-        };
+        let mut looker = Looker { block, frames, folio: None };
         if self.warm || looker.any_sample(self.sampling.stride)? {
             self.warm = self.read_closely(&mut looker, runs)?;
         } else {
@@ -107,10 +99,7 @@ impl LazyFinder {
     }
 
     fn extend(&mut self, page: PageIdx) {
-        let run = self.open.get_or_insert(PageRange {
-            start: page,
-            end: page,
-        });
+        let run = self.open.get_or_insert(PageRange { start: page, end: page });
         run.end = page + Pages(1);
     }
 
@@ -130,10 +119,7 @@ struct Looker<'a, F> {
 impl<F: Frames> Looker<'_, F> {
     fn any_sample(&mut self, stride: usize) -> Result<bool> {
         // The last page too, so that a run that goes on in the next block is found from its start.
-        for index in (0..PAGES_PER_BLOCK)
-            .step_by(stride)
-            .chain([PAGES_PER_BLOCK - 1])
-        {
+        for index in (0..PAGES_PER_BLOCK).step_by(stride).chain([PAGES_PER_BLOCK - 1]) {
             if self.is_lazy(index)? {
                 return Ok(true);
             }

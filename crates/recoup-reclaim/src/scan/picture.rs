@@ -57,10 +57,7 @@ impl Cell {
     /// A cell of which nothing is known yet.
     #[must_use]
     pub fn new(start: PageIdx) -> Self {
-        Self {
-            start,
-            pages: [0; Content::ALL.len()],
-        }
+        Self { start, pages: [0; Content::ALL.len()] }
     }
 
     /// Pages of one kind.
@@ -94,11 +91,7 @@ impl Painter {
         frames: &impl Frames,
     ) -> Result<()> {
         let mut cell = Cell::new(block.start());
-        let lazily_freed = |page| {
-            lazy.iter()
-                .chain(open.as_ref())
-                .any(|run| run.contains(page))
-        };
+        let lazily_freed = |page| lazy.iter().chain(open.as_ref()).any(|run| run.contains(page));
         let mut index = 0;
         while index < PAGES_PER_BLOCK {
             let whole = whole_huge_page(block, index, frames)?;
@@ -111,14 +104,10 @@ impl Painter {
                 content(word, zero_page)
             };
             let pages = whole.unwrap_or(1);
-            content
-                .into_iter()
-                .for_each(|kind| cell.add(kind, Pages(pages as u64)));
+            content.into_iter().for_each(|kind| cell.add(kind, Pages(pages as u64)));
             index += pages;
         }
-        holes
-            .iter()
-            .for_each(|hole| cell.add(Content::Hole, hole.unmapped));
+        holes.iter().for_each(|hole| cell.add(Content::Hole, hole.unmapped));
         self.cells.push(cell);
         Ok(())
     }

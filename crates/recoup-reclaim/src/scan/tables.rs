@@ -34,10 +34,7 @@ impl Census {
     /// A census that knows the frame of the zero page, if frames are shown at all.
     #[must_use]
     pub fn new(zero_page: Option<Pfn>) -> Self {
-        Self {
-            zero_page,
-            ..Self::default()
-        }
+        Self { zero_page, ..Self::default() }
     }
 
     /// The frame of the zero page.
@@ -103,10 +100,7 @@ pub fn locate(pagemap: &Pagemap, range: PageRange) -> Result<Vec<PageRange>> {
     let mut runs = [Run::default(); 512];
     let mut position: PageIdx = range.start;
     while position < range.end {
-        let rest = PageRange {
-            start: position,
-            ..range
-        };
+        let rest = PageRange { start: position, ..range };
         let scanned = pagemap.scan(Wanted::Tables, rest, &mut runs)?;
         for run in scanned.runs {
             let blocks = run.range().blocks().intersection(range);

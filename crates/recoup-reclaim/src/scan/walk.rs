@@ -80,9 +80,7 @@ pub struct Walk<'a> {
 
 impl std::fmt::Debug for Walk<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Walk")
-            .field("position", &self.position)
-            .finish_non_exhaustive()
+        f.debug_struct("Walk").field("position", &self.position).finish_non_exhaustive()
     }
 }
 
@@ -126,11 +124,7 @@ impl<'a> Walk<'a> {
     }
 
     fn current_range(&mut self) -> Option<PageRange> {
-        while self
-            .ranges
-            .front()
-            .is_some_and(|range| self.position >= range.end)
-        {
+        while self.ranges.front().is_some_and(|range| self.position >= range.end) {
             self.ranges.pop_front();
             self.found.clear();
             self.stride = 1;
@@ -141,17 +135,10 @@ impl<'a> Walk<'a> {
     }
 
     fn skip_what_is_known_to_be_empty(&mut self, range: PageRange) {
-        while self
-            .found
-            .front()
-            .is_some_and(|blocks| blocks.end <= self.position)
-        {
+        while self.found.front().is_some_and(|blocks| blocks.end <= self.position) {
             self.found.pop_front();
         }
-        let next = self
-            .found
-            .front()
-            .map_or(self.looked_until, |blocks| blocks.start);
+        let next = self.found.front().map_or(self.looked_until, |blocks| blocks.start);
         self.position = self.position.max(next.min(range.end));
     }
 
@@ -163,9 +150,7 @@ impl<'a> Walk<'a> {
         };
         self.stride = READ_BLOCKS.min(self.stride * 2);
         let wanted = Pages((most * PAGES_PER_BLOCK) as u64).min(until - self.position);
-        let words = usize::try_from(wanted.0)
-            .unwrap_or(usize::MAX)
-            .min(self.buffer.len());
+        let words = usize::try_from(wanted.0).unwrap_or(usize::MAX).min(self.buffer.len());
         if self.source.read(self.position, &mut self.buffer[..words])? < words {
             return Err(Error::AddressSpaceGone);
         }
@@ -179,10 +164,7 @@ impl<'a> Walk<'a> {
             return Ok(());
         }
         self.stride = 1;
-        let rest = PageRange {
-            start: self.position,
-            ..range
-        };
+        let rest = PageRange { start: self.position, ..range };
         let mut runs = Vec::new();
         if rest.is_empty() {
             return Ok(());

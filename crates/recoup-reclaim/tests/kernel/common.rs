@@ -21,10 +21,7 @@ pub(crate) fn request(pids: Vec<i32>) -> Request {
     Request {
         target: Target::Pids(pids),
         mode: Mode::Reclaim,
-        policy: Policy {
-            kinds: Kind::ALL.into(),
-            smallest: Bytes::ZERO,
-        },
+        policy: Policy { kinds: Kind::ALL.into(), smallest: Bytes::ZERO },
         jobs: NonZeroUsize::new(2).expect("two"),
         longest_hold: Pace::DEFAULT_LONGEST,
         sampling: Sampling::SPARSE,

@@ -45,19 +45,9 @@ fn holes_are_found_per_mapping_and_their_memory_comes_back_to_the_charge() {
     let freed = before - charge(&cgroup);
     assert_eq!(outcome.recovered.thp_holes.0, holes);
     assert_eq!(outcome.recovered.thp_holes_count, THPS);
-    assert!(
-        freed * 100 >= holes * 99,
-        "{freed} of {holes} came back to the charge"
-    );
-    assert_eq!(
-        workload.tell(&format!("verify a 0 3 {BLOCK} {THPS}")),
-        "0 wrong"
-    );
-    assert_eq!(
-        report(&workload).stuck.thp_holes.0,
-        0,
-        "nothing is found twice"
-    );
+    assert!(freed * 100 >= holes * 99, "{freed} of {holes} came back to the charge");
+    assert_eq!(workload.tell(&format!("verify a 0 3 {BLOCK} {THPS}")), "0 wrong");
+    assert_eq!(report(&workload).stuck.thp_holes.0, 0, "nothing is found twice");
 }
 
 #[test]
@@ -74,11 +64,7 @@ fn whole_huge_pages_are_left_whole() {
     assert_eq!(huge(&workload), (THPS - 4) * 2 * MIB);
     let outcome = reclaim(&workload);
     assert_eq!(outcome.recovered.thp_holes_count, 4);
-    assert_eq!(
-        huge(&workload),
-        (THPS - 4) * 2 * MIB,
-        "the other huge pages stay whole"
-    );
+    assert_eq!(huge(&workload), (THPS - 4) * 2 * MIB, "the other huge pages stay whole");
 }
 
 #[test]
@@ -90,14 +76,8 @@ fn a_hole_that_is_in_use_again_is_still_found_beside_the_new_memory() {
     workload.tell(&format!("touch a 300 50 {BLOCK} {THPS}"));
     let outcome = reclaim(&workload);
     // The new pages are small ones of their own: the hole in the huge page is as large as before.
-    assert_eq!(
-        outcome.recovered.thp_holes.0,
-        THPS * (BLOCK - 100) * 4 * KIB
-    );
-    assert_eq!(
-        workload.tell(&format!("verify a 0 100 {BLOCK} {THPS}")),
-        "0 wrong"
-    );
+    assert_eq!(outcome.recovered.thp_holes.0, THPS * (BLOCK - 100) * 4 * KIB);
+    assert_eq!(workload.tell(&format!("verify a 0 100 {BLOCK} {THPS}")), "0 wrong");
 }
 
 #[test]
@@ -110,11 +90,7 @@ fn a_hole_made_by_unmapping_a_part_is_found() {
     // Another setting for a part divides the mapping in two, of which each maps a part of the page.
     workload.tell("base a 0 100 512 1");
     let found = report(&workload);
-    assert_eq!(
-        found.stuck.thp_holes.0, 0,
-        "divided, but mapped as a whole: {:?}",
-        found.stuck
-    );
+    assert_eq!(found.stuck.thp_holes.0, 0, "divided, but mapped as a whole: {:?}", found.stuck);
     workload.tell("discard a 90 20 512 1");
     let outcome = reclaim(&workload);
     assert_eq!(outcome.stuck.thp_holes.0, 20 * 4 * KIB);
@@ -125,28 +101,18 @@ fn a_hole_made_by_unmapping_a_part_is_found() {
 fn small_huge_pages_have_holes_too() {
     require!(kernel::is_root(), "root");
     let size = "/sys/kernel/mm/transparent_hugepage/hugepages-64kB/enabled";
-    require!(
-        std::path::Path::new(size).exists(),
-        "64 KiB huge pages (Linux 6.8)"
-    );
+    require!(std::path::Path::new(size).exists(), "64 KiB huge pages (Linux 6.8)");
     let _mthp = HostSetting::set(size, "madvise");
     let big = "/sys/kernel/mm/transparent_hugepage/hugepages-2048kB/enabled";
     let big_before = std::fs::read_to_string(big).expect("the setting of 2 MiB pages");
-    require!(
-        !big_before.contains("[always]"),
-        "2 MiB huge pages not always on"
-    );
+    require!(!big_before.contains("[always]"), "2 MiB huge pages not always on");
     let mut workload = Workload::start();
     // An odd size keeps the kernel from using 2 MiB pages.
     let addresses = workload.map("map a 500 huge");
     workload.tell("fill a");
     workload.tell("discard a 4 12 16 31");
     let found = report(&workload);
-    assert_eq!(
-        found.stuck.thp_holes_count, 31,
-        "{:?} in {addresses:x?}",
-        found.stuck
-    );
+    assert_eq!(found.stuck.thp_holes_count, 31, "{:?} in {addresses:x?}", found.stuck);
     assert_eq!(found.stuck.thp_holes.0, 31 * 12 * 4 * KIB);
     let outcome = reclaim(&workload);
     assert_eq!(outcome.recovered.thp_holes, found.stuck.thp_holes);
@@ -177,17 +143,9 @@ fn locked_memory_is_left_alone_and_said_so() {
     with_holes(&mut workload, 100);
     workload.tell(&format!("lock a 0 {} {PAGES} 1", PAGES / 2));
     let outcome = reclaim(&workload);
-    let locked = outcome
-        .left_alone
-        .0
-        .get(&Reason::Locked)
-        .copied()
-        .unwrap_or_default();
+    let locked = outcome.left_alone.0.get(&Reason::Locked).copied().unwrap_or_default();
     assert!(locked.0 > 0, "{:?}", outcome.left_alone);
-    assert_eq!(
-        outcome.recovered.thp_holes.0 + locked.0,
-        outcome.stuck.thp_holes.0
-    );
+    assert_eq!(outcome.recovered.thp_holes.0 + locked.0, outcome.stuck.thp_holes.0);
 }
 
 /// Lazily freed base pages that may not show it yet: each CPU gathers up to 31 (15 before 6.10)
@@ -207,11 +165,7 @@ fn lazily_freed_memory_leaves_and_what_is_written_again_stays() {
     // One page in 64 is in use again, with its own value.
     workload.tell(&format!("fill a 5 1 64 {}", PAGES / 64));
     let rss = || kernel::smaps_bytes_in(workload.pid(), addresses.clone(), "Rss");
-    assert_eq!(
-        rss(),
-        PAGES * 4 * KIB,
-        "lazily freed pages are still resident"
-    );
+    assert_eq!(rss(), PAGES * 4 * KIB, "lazily freed pages are still resident");
 
     let outcome = reclaim(&workload);
     let used_again = PAGES / 64 * 4 * KIB;
@@ -221,10 +175,7 @@ fn lazily_freed_memory_leaves_and_what_is_written_again_stays() {
     let kept = outcome.left_alone.0[&Reason::InUseAgain].0;
     assert!(kept <= used_again && kept + not_seen_yet() >= used_again, "{kept} of {used_again}");
     assert_eq!(rss(), PAGES * 4 * KIB - recovered);
-    assert_eq!(
-        workload.tell(&format!("verify a 5 1 64 {}", PAGES / 64)),
-        "0 wrong"
-    );
+    assert_eq!(workload.tell(&format!("verify a 5 1 64 {}", PAGES / 64)), "0 wrong");
 }
 
 #[test]
@@ -238,18 +189,9 @@ fn a_lazily_freed_huge_page_leaves_whole() {
     let outcome = reclaim(&workload);
     assert_eq!(outcome.recovered.lazyfree.0, PAGES / 2 * 4 * KIB);
     let half = PAGES / 2 * 4 * KIB;
-    assert_eq!(
-        kernel::smaps_bytes_in(workload.pid(), addresses.clone(), "Rss"),
-        half
-    );
-    assert_eq!(
-        kernel::smaps_bytes_in(workload.pid(), addresses, "AnonHugePages"),
-        half
-    );
-    assert_eq!(
-        workload.tell(&format!("verify a {} {} 1 1", PAGES / 2, PAGES / 2)),
-        "0 wrong"
-    );
+    assert_eq!(kernel::smaps_bytes_in(workload.pid(), addresses.clone(), "Rss"), half);
+    assert_eq!(kernel::smaps_bytes_in(workload.pid(), addresses, "AnonHugePages"), half);
+    assert_eq!(workload.tell(&format!("verify a {} {} 1 1", PAGES / 2, PAGES / 2)), "0 wrong");
 }
 
 #[test]
@@ -270,10 +212,7 @@ fn empty_and_zero_page_tables_are_counted_as_the_kernel_counts_them() {
     assert_eq!(found.stuck.zero_tables.0, zero * 4 * KIB);
     let seen = found.stuck.empty_tables.0 - clean.stuck.empty_tables.0;
     let upper = grown - (empty + zero) * 4 * KIB;
-    assert!(
-        seen >= empty * 4 * KIB && seen <= empty * 4 * KIB + upper,
-        "{seen}, grown by {grown}"
-    );
+    assert!(seen >= empty * 4 * KIB && seen <= empty * 4 * KIB + upper, "{seen}, grown by {grown}");
     let outcome = reclaim(&workload);
     let tables = outcome.stuck.empty_tables + outcome.stuck.zero_tables;
     assert_eq!(outcome.left_alone.0[&Reason::OnlyFromInside], tables);
@@ -316,11 +255,7 @@ fn only_the_kind_that_was_asked_for_is_given_back() {
     workload.tell("free l 0 2048 2048 1");
     let outcome = run_with(&workload, only(Kind::LazyFree));
     assert_eq!(outcome.recovered.thp_holes.0, 0);
-    assert!(
-        outcome.recovered.lazyfree.0 + not_seen_yet() >= 8 * MIB,
-        "{:?}",
-        outcome.recovered
-    );
+    assert!(outcome.recovered.lazyfree.0 + not_seen_yet() >= 8 * MIB, "{:?}", outcome.recovered);
     assert_eq!(report(&workload).stuck.thp_holes_count, THPS);
 }
 

@@ -15,11 +15,7 @@ fn a_sparse_terabyte_is_scanned_at_the_cost_of_what_is_in_it() {
     workload.map(&format!("map a {} base", 1_u64 << 28));
     workload.tell(&format!("touch a 5 1 {} 1024", 1_u64 << 18));
     let found = report(&workload);
-    assert!(
-        found.pages.0 >= 1024 && found.pages.0 < 4096,
-        "{} pages looked at",
-        found.pages.0
-    );
+    assert!(found.pages.0 >= 1024 && found.pages.0 < 4096, "{} pages looked at", found.pages.0);
 }
 
 #[test]
@@ -34,33 +30,20 @@ fn recoup_needs_no_more_memory_for_a_target_with_more_findings() {
         peak_of_recoup(workload.pid())
     };
     let (small, large) = (peak(8), peak(256));
-    assert!(
-        large < small + (4 << 20),
-        "{small} bytes for 16 MiB, {large} for 512 MiB"
-    );
+    assert!(large < small + (4 << 20), "{small} bytes for 16 MiB, {large} for 512 MiB");
     assert!(large < 64 << 20, "{large}");
 }
 
 /// The largest resident size of a `recoup` that reclaims once, in bytes.
 fn peak_of_recoup(pid: i32) -> u64 {
     let mut recoup = Command::new(binary("recoup"))
-        .args([
-            "reclaim",
-            "--exact",
-            "--json",
-            "--watch",
-            "1h",
-            "--pid",
-            &pid.to_string(),
-        ])
+        .args(["reclaim", "--exact", "--json", "--watch", "1h", "--pid", &pid.to_string()])
         .stdout(Stdio::piped())
         .spawn()
         .expect("recoup starts");
     let mut line = String::new();
     let output = recoup.stdout.take().expect("its output");
-    BufReader::new(output)
-        .read_line(&mut line)
-        .expect("a document");
+    BufReader::new(output).read_line(&mut line).expect("a document");
     let own_pid = i32::try_from(recoup.id()).expect("a pid");
     let peak = kernel::status_bytes(own_pid, "VmHWM");
     recoup.kill().expect("a child that was not reaped");

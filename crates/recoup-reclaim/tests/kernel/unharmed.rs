@@ -26,15 +26,8 @@ fn hammer_while_reclaiming(thp: &str) {
     }
     let verdict = workload.tell("stop");
     assert!(verdict.ends_with(" 0 wrong"), "{verdict}");
-    let operations: u64 = verdict
-        .split(' ')
-        .next()
-        .and_then(|n| n.parse().ok())
-        .expect("a count");
-    assert!(
-        operations > 100 && passes > 10,
-        "{operations} operations, {passes} passes"
-    );
+    let operations: u64 = verdict.split(' ').next().and_then(|n| n.parse().ok()).expect("a count");
+    assert!(operations > 100 && passes > 10, "{operations} operations, {passes} passes");
     assert!(recovered > 0, "something was given back in {passes} passes");
 }
 
@@ -111,10 +104,5 @@ fn after_an_exec_the_new_program_is_not_acted_on() {
     let mut word = [0];
     let start = recoup_sys::PageIdx::containing(0x1000);
     assert_eq!(pagemap.read(start, &mut word).expect("a read"), 0);
-    assert!(
-        run_with(&workload, |request| request.mode = Mode::Report)
-            .rss
-            .0
-            > 0
-    );
+    assert!(run_with(&workload, |request| request.mode = Mode::Report).rss.0 > 0);
 }

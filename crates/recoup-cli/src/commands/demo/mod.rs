@@ -27,11 +27,7 @@ const EXPECTED_PERCENT: u64 = 95;
 pub(crate) fn run() -> anyhow::Result<Done> {
     let began = Instant::now();
     let features = Features::probe()?;
-    for support in [
-        &features.frame_numbers,
-        &features.frame_flags,
-        &features.process_madvise,
-    ] {
+    for support in [&features.frame_numbers, &features.frame_flags, &features.process_madvise] {
         if let Support::Missing { why, remedy } = support {
             bail!("the demonstration cannot run here, since {why}: {remedy}");
         }
@@ -43,10 +39,7 @@ pub(crate) fn run() -> anyhow::Result<Done> {
     let found = demo.pass(Mode::Report, &[], &features)?;
     table::print_report(&found);
 
-    headline(&format!(
-        "recoup reclaim --pid {} --only thp-holes",
-        demo.pid
-    ));
+    headline(&format!("recoup reclaim --pid {} --only thp-holes", demo.pid));
     let before = demo.charge();
     let split = demo.pass(Mode::Reclaim, &[Kind::ThpHoles], &features)?;
     let after = demo.charge();
@@ -62,10 +55,7 @@ pub(crate) fn run() -> anyhow::Result<Done> {
     anstream::println!("the child says of its data: {verdict}");
     let holes = found.stuck().thp_holes;
     judge(before.zip(after), holes)?;
-    ensure!(
-        verdict.contains(workload::ALL_INTACT),
-        "the child's data changed"
-    );
+    ensure!(verdict.contains(workload::ALL_INTACT), "the child's data changed");
     anstream::println!("done in {:.1} s", began.elapsed().as_secs_f64());
     Ok(Done::All)
 }
@@ -94,10 +84,7 @@ fn judge(charges: Option<(Bytes, Bytes)>, holes: Bytes) -> anyhow::Result<()> {
         human(holes),
         human(freed)
     );
-    ensure!(
-        percent >= EXPECTED_PERCENT,
-        "less than {EXPECTED_PERCENT} % of it came back"
-    );
+    ensure!(percent >= EXPECTED_PERCENT, "less than {EXPECTED_PERCENT} % of it came back");
     Ok(())
 }
 
@@ -115,9 +102,7 @@ struct Demo {
 impl Demo {
     fn start() -> anyhow::Result<Self> {
         let cgroup = Hierarchy::find()?.and_then(|hierarchy| {
-            hierarchy
-                .create(&format!("recoup-demo-{}", std::process::id()))
-                .ok()
+            hierarchy.create(&format!("recoup-demo-{}", std::process::id())).ok()
         });
         let mut child = Command::new(std::env::current_exe()?)
             .arg("demo-workload")
@@ -132,14 +117,7 @@ impl Demo {
             cgroup.add(pid)?;
         }
         let process = Process::open(pid)?;
-        let mut demo = Self {
-            pid,
-            process,
-            child,
-            commands,
-            answers,
-            cgroup,
-        };
+        let mut demo = Self { pid, process, child, commands, answers, cgroup };
         demo.ask("start")?;
         Ok(demo)
     }
@@ -174,22 +152,12 @@ impl Demo {
     }
 
     fn pass(&self, mode: Mode, kinds: &[Kind], features: &Features) -> anyhow::Result<RunOutcome> {
-        let scan = ScanArgs {
-            exact: false,
-            jobs: None,
-            json: false,
-        };
-        let target = TargetArgs {
-            pid: vec![self.pid],
-            ..TargetArgs::default()
-        };
+        let scan = ScanArgs { exact: false, jobs: None, json: false };
+        let target = TargetArgs { pid: vec![self.pid], ..TargetArgs::default() };
         let request = Request {
             target: target.target().unwrap_or(Target::Pids(vec![self.pid])),
             mode,
-            policy: Policy {
-                kinds: kinds.iter().copied().collect(),
-                smallest: Bytes::ZERO,
-            },
+            policy: Policy { kinds: kinds.iter().copied().collect(), smallest: Bytes::ZERO },
             jobs: scan.jobs(),
             longest_hold: Pace::DEFAULT_LONGEST,
             sampling: Sampling::SPARSE,

@@ -70,10 +70,7 @@ impl Memory {
         fill(&mut cache);
         thin_out(&mut cache)?;
         let freed = [lazily_freed()?, empty_tables()?, zero_tables()?];
-        let (checks, stop) = (
-            Arc::new(Checks::default()),
-            Arc::new(AtomicBool::new(false)),
-        );
+        let (checks, stop) = (Arc::new(Checks::default()), Arc::new(AtomicBool::new(false)));
         let (counts, stopped) = (Arc::clone(&checks), Arc::clone(&stop));
         thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
@@ -83,11 +80,7 @@ impl Memory {
         while checks.rounds.load(Ordering::Acquire) == 0 {
             thread::yield_now();
         }
-        Ok(Self {
-            checks,
-            stop,
-            _freed: freed,
-        })
+        Ok(Self { checks, stop, _freed: freed })
     }
 
     /// Waits for one more whole round and says what all rounds found.
@@ -99,10 +92,7 @@ impl Memory {
         let rounds = self.checks.rounds.load(Ordering::Acquire);
         let values = self.checks.values.load(Ordering::Relaxed);
         match self.checks.wrong.load(Ordering::Relaxed) {
-            0 => format!(
-                "{ALL_INTACT} ({} values verified {rounds} times)",
-                values / rounds
-            ),
+            0 => format!("{ALL_INTACT} ({} values verified {rounds} times)", values / rounds),
             wrong => format!("{wrong} of {values} verified values were wrong"),
         }
     }
@@ -133,11 +123,7 @@ fn fill(cache: &mut Region) {
 
 fn thin_out(cache: &mut Region) -> anyhow::Result<()> {
     for run in 0..CACHE.whole_pages().0 / RUN {
-        cache.advise(
-            Pages(run * RUN + KEPT),
-            Pages(RUN - KEPT),
-            OwnAdvice::Discard,
-        )?;
+        cache.advise(Pages(run * RUN + KEPT), Pages(RUN - KEPT), OwnAdvice::Discard)?;
     }
     Ok(())
 }

@@ -48,9 +48,8 @@ impl Hammer {
             let counts = Arc::clone(&counts);
             spawn(move || work(&counts))
         };
-        let mut threads: Vec<_> = (0..writers)
-            .map(|seed| thread(Box::new(move |c| write(c, seed))))
-            .collect();
+        let mut threads: Vec<_> =
+            (0..writers).map(|seed| thread(Box::new(move |c| write(c, seed)))).collect();
         threads.push(thread(Box::new(move_about)));
         threads.push(thread(Box::new(fork_children)));
         threads.push(thread(Box::new(switch_huge_pages)));
@@ -116,13 +115,11 @@ fn stamp(region: &mut Region, page: u64, stamp: u64) {
 }
 
 fn is_stamped(region: &Region, page: u64, expected: Expected) -> bool {
-    [0, PAGE_BYTES / 2, PAGE_BYTES - 8]
-        .into_iter()
-        .all(|within| {
-            let mut found = [0; 8];
-            region.read(offset(page) + within, &mut found);
-            expected.fits(u64::from_le_bytes(found))
-        })
+    [0, PAGE_BYTES / 2, PAGE_BYTES - 8].into_iter().all(|within| {
+        let mut found = [0; 8];
+        region.read(offset(page) + within, &mut found);
+        expected.fits(u64::from_le_bytes(found))
+    })
 }
 
 fn huge_region(pages: u64) -> Region {
@@ -144,19 +141,13 @@ fn write(counts: &Counts, seed: u64) {
             0 => {
                 let count = 1 + random.below(300).min(REGION - page - 1);
                 let span = index..index + offset(count) / PAGE_BYTES;
-                if region
-                    .advise(Pages(page), Pages(count), OwnAdvice::Discard)
-                    .is_ok()
-                {
+                if region.advise(Pages(page), Pages(count), OwnAdvice::Discard).is_ok() {
                     expected[span].fill(Expected::Stamp(0));
                 }
             }
             1 => {
                 let count = 1 + random.below(40).min(REGION - page - 1);
-                if region
-                    .advise(Pages(page), Pages(count), OwnAdvice::FreeLazily)
-                    .is_ok()
-                {
+                if region.advise(Pages(page), Pages(count), OwnAdvice::FreeLazily).is_ok() {
                     for value in &mut expected[index..index + offset(count) / PAGE_BYTES] {
                         let (Expected::Stamp(s) | Expected::StampOrZero(s)) = *value;
                         *value = Expected::StampOrZero(s);

@@ -16,14 +16,12 @@
 //! | `lock NAME FIRST COUNT STEP TIMES` | mlock(2) |
 //! | `shared NAME PAGES`, `touch-shared NAME FIRST STEP TIMES` | maps a memfd shared; writes to it |
 //! | `fork` | forks a child that keeps all memory until this process ends |
+//! | `leave` | ends the first thread; another one keeps the memory until the process is killed |
 //! | `rename` | takes a name that is neither UTF-8 nor harmless on a terminal |
 //! | `exec` | becomes a new program that does the same |
 //! | `hammer THREADS`, `stop` | see [`hammer`]; answers operations and wrong values |
 
-#![expect(
-    unsafe_code,
-    reason = "fork(2) and mremap(2): what a test's victim does"
-)]
+#![expect(unsafe_code, reason = "fork(2) and mremap(2): what a test's victim does")]
 
 mod hammer;
 mod shared;
@@ -65,12 +63,8 @@ impl State {
     fn follow(&mut self, line: &str) -> Answer {
         let words: Vec<&str> = line.split_whitespace().collect();
         let number = |text: &str| text.parse::<u64>().map_err(|e| format!("{text}: {e}"));
-        let numbers = |texts: &[&str]| {
-            texts
-                .iter()
-                .map(|t| number(t))
-                .collect::<Result<Vec<_>, _>>()
-        };
+        let numbers =
+            |texts: &[&str]| texts.iter().map(|t| number(t)).collect::<Result<Vec<_>, _>>();
         match words.as_slice() {
             ["map", name, pages, kind] => self.map(name, number(pages)?, kind),
             ["unmap", name] => {
@@ -81,25 +75,19 @@ impl State {
                 self.hammer = Some(hammer::Hammer::start(number(threads)?));
                 Ok(String::new())
             }
-            ["stop"] => self
-                .hammer
-                .take()
-                .map(hammer::Hammer::stop)
-                .ok_or("no hammer".to_owned()),
+            ["stop"] => self.hammer.take().map(hammer::Hammer::stop).ok_or("no hammer".to_owned()),
             ["shared", name, pages] => {
                 let mapping = shared::Shared::new(number(pages)?).map_err(|e| e.to_string())?;
                 self.shared.insert((*name).to_owned(), mapping);
                 Ok(String::new())
             }
             ["touch-shared", name, rest @ ..] => {
-                let mapping = self
-                    .shared
-                    .get_mut(*name)
-                    .ok_or(format!("no mapping {name}"))?;
+                let mapping = self.shared.get_mut(*name).ok_or(format!("no mapping {name}"))?;
                 mapping.touch(&numbers(rest)?);
                 Ok(String::new())
             }
             ["rename"] => rename(),
+            ["leave"] => leave(),
             ["fork"] => self.fork(),
             ["exec"] => {
                 let program = std::env::current_exe().map_err(|e| e.to_string())?;
@@ -108,10 +96,7 @@ impl State {
                 Err(std::process::Command::new(program).exec().to_string())
             }
             [command, name, rest @ ..] => {
-                let region = self
-                    .regions
-                    .get_mut(*name)
-                    .ok_or(format!("no region {name}"))?;
+                let region = self.regions.get_mut(*name).ok_or(format!("no region {name}"))?;
                 on_region(region, command, &numbers(rest)?)
             }
             _ => Err(format!("no command {line:?}")),
@@ -125,9 +110,7 @@ impl State {
             other => return Err(format!("huge or base, not {other}")),
         };
         let mut region = Region::new(Pages(pages).bytes()).map_err(|e| e.to_string())?;
-        region
-            .advise(Pages(0), Pages(pages), advice)
-            .map_err(|e| e.to_string())?;
+        region.advise(Pages(0), Pages(pages), advice).map_err(|e| e.to_string())?;
         let addresses = region.pages().to_string();
         self.regions.insert(name.to_owned(), region);
         Ok(addresses)
@@ -168,6 +151,18 @@ fn rename() -> Answer {
     Ok(String::new())
 }
 
+fn leave() -> Answer {
+    std::thread::spawn(|| {
+        loop {
+            std::thread::park();
+        }
+    });
+    writeln!(std::io::stdout(), "ok").map_err(|e| e.to_string())?;
+    // SAFETY: ends this thread only; nothing that it owns is used by another one.
+    unsafe { libc::syscall(libc::SYS_exit, 0) };
+    Ok(String::new())
+}
+
 fn on_region(region: &mut Region, command: &str, numbers: &[u64]) -> Answer {
     let length = region.pages().length().0;
     let (first, count, step, times) = match *numbers {
@@ -180,9 +175,7 @@ fn on_region(region: &mut Region, command: &str, numbers: &[u64]) -> Answer {
     let mut wrong = 0;
     for (first, count) in ranges {
         let advise = |region: &mut Region, advice| {
-            region
-                .advise(Pages(first), Pages(count), advice)
-                .map_err(|e| e.to_string())
+            region.advise(Pages(first), Pages(count), advice).map_err(|e| e.to_string())
         };
         match command {
             "fill" => (first..first + count).for_each(|page| fill_page(region, page)),
@@ -190,23 +183,13 @@ fn on_region(region: &mut Region, command: &str, numbers: &[u64]) -> Answer {
             "peek" => _ = region.peek(offset(first)),
             "discard" => advise(region, OwnAdvice::Discard)?,
             "free" => advise(region, OwnAdvice::FreeLazily)?,
-            "verify" => {
-                wrong += (first..first + count)
-                    .filter(|&p| !is_right(region, p))
-                    .count()
-            }
+            "verify" => wrong += (first..first + count).filter(|&p| !is_right(region, p)).count(),
             "base" => advise(region, OwnAdvice::BasePages)?,
-            "lock" => region
-                .lock(Pages(first), Pages(count))
-                .map_err(|e| e.to_string())?,
+            "lock" => region.lock(Pages(first), Pages(count)).map_err(|e| e.to_string())?,
             _ => return Err(format!("no command {command}")),
         }
     }
-    Ok(if command == "verify" {
-        format!("{wrong} wrong")
-    } else {
-        String::new()
-    })
+    Ok(if command == "verify" { format!("{wrong} wrong") } else { String::new() })
 }
 
 fn offset(page: u64) -> usize {

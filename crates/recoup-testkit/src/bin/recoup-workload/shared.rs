@@ -19,20 +19,9 @@ impl Shared {
         let length = usize::try_from(bytes).unwrap_or(usize::MAX);
         let access = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: no address is asked for, so nothing is replaced.
-        let start = unsafe {
-            mmap(
-                std::ptr::null_mut(),
-                length,
-                access,
-                MapFlags::SHARED,
-                &file,
-                0,
-            )
-        }?;
-        Ok(Self {
-            start: start.cast(),
-            pages,
-        })
+        let start =
+            unsafe { mmap(std::ptr::null_mut(), length, access, MapFlags::SHARED, &file, 0) }?;
+        Ok(Self { start: start.cast(), pages })
     }
 
     /// Writes to the page FIRST and each STEP after it, TIMES in all.
@@ -40,10 +29,7 @@ impl Shared {
         let [first, step, times] = *numbers else {
             return;
         };
-        for page in (0..times)
-            .map(|i| first + i * step)
-            .filter(|&page| page < self.pages)
-        {
+        for page in (0..times).map(|i| first + i * step).filter(|&page| page < self.pages) {
             let offset = usize::try_from(page).unwrap_or(usize::MAX) * PAGE_BYTES;
             let byte = self.start.wrapping_add(offset);
             // SAFETY: the page lies in the mapping, which stays until the process ends.
