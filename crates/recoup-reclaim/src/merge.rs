@@ -1,14 +1,12 @@
 //! Puts the windows of a process together.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use recoup_sys::Bytes;
 
 use crate::outcome::{MappingOutcome, ProcessOutcome, Reason};
 use crate::run::{Mode, Runner};
-use crate::scan::Picture;
-use crate::scan::picture::{Cell, Content};
-use crate::scan::tables::{self, Census};
+use crate::scan::tables::Census;
 use crate::window::{Subject, WindowOutcome};
 
 impl Runner<'_> {
@@ -62,35 +60,10 @@ impl Runner<'_> {
             let tables = process.stuck.empty_tables + process.stuck.zero_tables;
             process.left_alone.add(Reason::OnlyFromInside, tables);
         }
-        if self.request.picture == Picture::Draw && self.features.table_search.works() {
-            add_empty_tables(subject, &mut process.picture);
-        }
     }
 }
 
 fn mapping_of(subject: &Subject, index: usize) -> MappingOutcome {
     let mapping = &subject.layout.mappings[index];
     MappingOutcome { range: mapping.range, name: mapping.name.clone(), ..MappingOutcome::default() }
-}
-
-/// Adds a cell for each block that has a page table and nothing in it.
-fn add_empty_tables(subject: &Subject, picture: &mut Vec<Cell>) {
-    let painted: BTreeSet<_> = picture.iter().map(|cell| cell.start).collect();
-    for &range in &subject.layout.searched {
-        // A process that ends meanwhile has no tables to show.
-        let tables = tables::locate(&subject.pagemap, range).unwrap_or_default();
-        for table in tables {
-            let block = recoup_sys::units::BLOCK.whole_pages();
-            let mut start = table.start;
-            while start < table.end {
-                if !painted.contains(&start) {
-                    let mut cell = Cell::new(start);
-                    cell.add(Content::EmptyTable, block);
-                    picture.push(cell);
-                }
-                start = start + block;
-            }
-        }
-    }
-    picture.sort_by_key(|cell| cell.start);
 }

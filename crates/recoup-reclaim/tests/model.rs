@@ -82,7 +82,9 @@ struct Memory {
     flags: BTreeMap<u64, u64>,
     counts: BTreeMap<u64, u64>,
     next_skewed: u64,
-    /// How many pages a seek may find before it stops.
+    /// Blocks, counted from address zero, with a table that maps nothing.
+    empty_tables: BTreeSet<u64>,
+    /// How many entries a seek may find before it stops.
     seek_bound: u64,
     seekable: bool,
     reads: Cell<usize>,
@@ -164,6 +166,11 @@ impl Memory {
         PageRange::starting_at(PageIdx(FIRST), Pages(BLOCKS * BLOCK))
     }
 
+    fn has_table(&self, block: u64) -> bool {
+        let pages = block * BLOCK..(block + 1) * BLOCK;
+        self.empty_tables.contains(&block) || self.words.range(pages).next().is_some()
+    }
+
     fn anonymous_frame(&self, page: u64) -> Option<u64> {
         let word = Word(*self.words.get(&page)?);
         word.frame().filter(|_| word.is_present_anonymous()).map(|frame| frame.0)
@@ -193,14 +200,17 @@ impl Words for Memory {
         if !self.seekable {
             return Ok(None);
         }
-        let mut found = 0;
-        for (&page, _) in self.words.range(range.start.0..range.end.0) {
+        let mut entries = 0;
+        for page in range.start.0..range.end.0 {
+            if !self.has_table(page / BLOCK) {
+                continue;
+            }
             match runs.last_mut() {
                 Some(run) if run.end.0 == page => run.end = PageIdx(page + 1),
                 _ => runs.push(PageRange::starting_at(PageIdx(page), Pages(1))),
             }
-            found += 1;
-            if found == self.seek_bound {
+            entries += 1;
+            if entries == self.seek_bound {
                 return Ok(Some(PageIdx(page + 1)));
             }
         }
@@ -315,14 +325,16 @@ proptest! {
     }
 
     #[test]
-    fn a_walk_yields_every_block_that_holds_something_once_in_order(
+    fn a_walk_yields_every_block_that_holds_something_or_has_a_table_once_in_order(
         pages in prop::collection::btree_set(0..BLOCKS * BLOCK, 0..200),
-        seek_bound in 1_u64..300,
+        tables in prop::collection::btree_set(0..BLOCKS, 0..4),
+        seek_bound in 1_u64..3000,
         seekable: bool,
         cut in 1..BLOCKS,
     ) {
         let words = pages.iter().map(|page| (FIRST + page, Word::PRESENT | 1)).collect();
-        let memory = Memory { words, seek_bound, seekable, ..Memory::default() };
+        let empty_tables = tables.iter().map(|block| FIRST / BLOCK + block).collect();
+        let memory = Memory { words, empty_tables, seek_bound, seekable, ..Memory::default() };
         let middle = PageIdx(FIRST + cut * BLOCK);
         let (low, high) = (
             PageRange { end: middle, ..Memory::range() },
@@ -333,7 +345,10 @@ proptest! {
         while let Some(block) = walk.next_block().expect("the model never fails") {
             seen.push((block.start().0 - FIRST) / BLOCK);
         }
-        let expected: BTreeSet<u64> = pages.iter().map(|page| page / BLOCK).collect();
+        let mut expected: BTreeSet<u64> = pages.iter().map(|page| page / BLOCK).collect();
+        if seekable {
+            expected.extend(tables);
+        }
         prop_assert_eq!(seen, Vec::from_iter(expected));
     }
 }

@@ -9,7 +9,7 @@ use rustix::thread::CapabilitySet;
 
 use crate::kpage::KernelFrames;
 use crate::madvise::{Advice, process_madvise};
-use crate::pagemap::{Pagemap, Run, Wanted};
+use crate::pagemap::{Pagemap, Run};
 use crate::process::Process;
 use crate::region::{OwnAdvice, Region};
 use crate::thp::Thp;
@@ -60,10 +60,9 @@ pub struct Features {
     pub frame_numbers: Support,
     /// `/proc/kpageflags` and `/proc/kpagecount` can be read (root).
     pub frame_flags: Support,
-    /// `PAGEMAP_SCAN` (Linux 6.7): sparse address spaces are searched fast.
+    /// `PAGEMAP_SCAN` (Linux 6.7) shows where page tables are, empty ones included: sparse address
+    /// spaces are searched fast, and empty tables can be drawn.
     pub pagemap_scan: Support,
-    /// `PAGEMAP_SCAN` shows where page tables are, empty ones included.
-    pub table_search: Support,
     /// `process_madvise(2)` takes `MADV_COLD` and `MADV_PAGEOUT` (Linux 5.10).
     pub process_madvise: Support,
     /// Other users' processes may be looked at (`CAP_SYS_PTRACE`).
@@ -101,11 +100,7 @@ impl Features {
                 "run as root (CAP_SYS_ADMIN)",
             ),
             frame_flags: Support::from_result(KernelFrames::open(), "run as root"),
-            pagemap_scan: Support::from_result(
-                pagemap.scan(Wanted::Content, PageRange::default(), &mut [Run::default()]),
-                "use Linux 6.7 or later; without it all of an address space is read, slowly",
-            ),
-            table_search: table_search(&pagemap)?,
+            pagemap_scan: table_search(&pagemap)?,
             process_madvise: advise_self()?,
             other_processes: Support::require(
                 capable(CapabilitySet::SYS_PTRACE),
@@ -147,7 +142,6 @@ impl Features {
             ("frame_numbers", &self.frame_numbers),
             ("frame_flags", &self.frame_flags),
             ("pagemap_scan", &self.pagemap_scan),
-            ("table_search", &self.table_search),
             ("process_madvise", &self.process_madvise),
             ("other_processes", &self.other_processes),
             ("advise_others", &self.advise_others),
@@ -176,12 +170,13 @@ fn table_search(pagemap: &Pagemap) -> Result<Support> {
     region.advise(Pages(7), Pages(1), OwnAdvice::Discard)?;
     let mut runs = [Run::default(); 4];
     let first = PageRange::starting_at(region.pages().start, BLOCK.whole_pages());
-    let shown = pagemap.scan(Wanted::Tables, region.pages(), &mut runs);
+    let shown = pagemap.find_tables(region.pages(), &mut runs);
     let only_first = |found: &[Run]| found.len() == 1 && found[0].range() == first;
     Ok(Support::require(
         shown.is_ok_and(|scanned| only_first(scanned.runs)),
         "PAGEMAP_SCAN is missing or does not show empty page tables",
-        "use Linux 6.7 or later; without it empty tables are counted but not located",
+        "use Linux 6.7 or later; without it all of an address space is read, slowly, and empty tables \
+         are counted but not located",
     ))
 }
 

@@ -1,11 +1,11 @@
 //! `/proc/PID/pagemap`: one 64-bit word for each page of an address space, and the `PAGEMAP_SCAN`
-//! ioctl (Linux 6.7) that finds the pages worth reading
+//! ioctl (Linux 6.7), which finds page tables
 //! (Documentation/admin-guide/mm/pagemap.rst).
 //!
 //! # How long the target waits
 //! Both hold the target's mmap lock for reading while they walk its page tables. A `read` lets it
-//! go every 2 MiB; a scan keeps it until it returns, so [`Pagemap::scan`] is bounded by
-//! [`SCAN_MAX_PAGES`] entries and [`SCAN_MAX_SPAN`] of address space a call.
+//! go every 2 MiB; a scan keeps it until it returns, so [`Pagemap::find_tables`] is bounded by
+//! [`SCAN_MAX_ENTRIES`] entries and [`SCAN_MAX_SPAN`] of address space a call.
 
 #![expect(unsafe_code, reason = "PAGEMAP_SCAN has no safe wrapper")]
 
@@ -99,22 +99,22 @@ impl Pagemap {
         Ok((self.read(page, &mut word)? == 1).then_some(Word(word[0])))
     }
 
-    /// Finds runs of pages that are of the `wanted` kind, from the start of `range`, until the
-    /// range ends or a bound is met: as many runs as `runs` has places, [`SCAN_MAX_PAGES`] pages
-    /// found, or [`SCAN_MAX_SPAN`] of addresses looked at.
+    /// Finds the page tables and huge pages of a range: runs of pages for which an entry exists, be
+    /// it an empty one. Looks from the start of `range` until it ends or a bound is met: as many runs
+    /// as `runs` has places, [`SCAN_MAX_ENTRIES`] entries, or [`SCAN_MAX_SPAN`] of addresses.
     ///
-    /// Costs about 10 ns a page found, 10 ns a 2 MiB block without a table.
+    /// The kernel documents this query as "pages that are not write-protected by userfaultfd", which
+    /// an empty entry of an existing table isn't either; so [`crate::Features`] tries it out before
+    /// it is relied on. Empty entries count for the bound, so that it holds whatever is there.
+    ///
+    /// Costs about 10 ns an entry, and 20 ns a 2 MiB block without a table.
     ///
     /// # Errors
     /// `ENOTTY` before Linux 6.7; `ESRCH` where the address space is gone.
-    pub fn scan<'a>(
-        &self,
-        wanted: Wanted,
-        range: PageRange,
-        runs: &'a mut [Run],
-    ) -> Result<Scanned<'a>> {
+    pub fn find_tables<'a>(&self, range: PageRange, runs: &'a mut [Run]) -> Result<Scanned<'a>> {
         let span_end = range.start + SCAN_MAX_SPAN.whole_pages();
-        let mut request = wanted.request(PageRange { end: range.end.min(span_end), ..range }, runs);
+        let bounded = PageRange { end: range.end.min(span_end), ..range };
+        let mut request = ScanRequest::for_tables(bounded, runs);
         let found = self
             .scan_ioctl(&mut request)
             .map_err(|source| Error::os("scan", format!("{} at {range}", self.subject), source))?;
@@ -154,53 +154,10 @@ impl Pagemap {
     }
 }
 
-/// Most entries that one scan may find before it lets go of the mmap lock: 64 Ki, about 0.4 ms.
-pub const SCAN_MAX_PAGES: u64 = 1 << 16;
-/// Most address space that one scan may look at: 64 GiB, at worst 32768 empty PMD entries.
-pub const SCAN_MAX_SPAN: Bytes = Bytes(64 << 30);
-
-/// The kind of page that a scan looks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
-    /// Pages that are in memory or swapped out: everything that `pagemap` would show.
-    Content,
-    /// Pages for which a page-table entry exists, be it an empty one: a run covers whole tables
-    /// and huge pages, a range that no table maps is in none. The kernel documents this query as
-    /// "pages that aren't write-protected by userfaultfd", which an empty entry isn't; so
-    /// [`crate::Features`] tries it out before it is relied on.
-    Tables,
-    /// Pages that map the shared zero page.
-    ZeroPage,
-}
-
-impl Wanted {
-    const WRITTEN: u64 = 1 << 1;
-    const PRESENT: u64 = 1 << 3;
-    const SWAPPED: u64 = 1 << 4;
-    const PFNZERO: u64 = 1 << 5;
-
-    fn request(self, range: PageRange, runs: &mut [Run]) -> ScanRequest {
-        let (all_of, any_of) = match self {
-            Self::Content => (0, Self::PRESENT | Self::SWAPPED),
-            Self::Tables => (Self::WRITTEN, 0),
-            Self::ZeroPage => (Self::PFNZERO, 0),
-        };
-        ScanRequest {
-            size: size_of::<ScanRequest>() as u64,
-            flags: 0,
-            start: range.start.address(),
-            end: range.end.address(),
-            walk_end: 0,
-            vec: runs.as_mut_ptr().expose_provenance() as u64,
-            vec_len: runs.len() as u64,
-            max_pages: SCAN_MAX_PAGES,
-            category_inverted: 0,
-            category_mask: all_of,
-            category_anyof_mask: any_of,
-            return_mask: all_of,
-        }
-    }
-}
+/// Most entries that one scan looks at before it lets go of the mmap lock: 128 tables' worth.
+pub const SCAN_MAX_ENTRIES: u64 = 1 << 16;
+/// Most address space that one scan looks at: 32 GiB, at worst 16384 empty PMD entries.
+pub const SCAN_MAX_SPAN: Bytes = Bytes(32 << 30);
 
 /// A run of pages that a scan found (`struct page_region`).
 #[repr(C)]
@@ -243,6 +200,28 @@ struct ScanRequest {
     category_mask: u64,
     category_anyof_mask: u64,
     return_mask: u64,
+}
+
+impl ScanRequest {
+    /// `PAGE_IS_WRITTEN`: not write-protected by userfaultfd.
+    const WRITTEN: u64 = 1 << 1;
+
+    fn for_tables(range: PageRange, runs: &mut [Run]) -> Self {
+        Self {
+            size: size_of::<Self>() as u64,
+            flags: 0,
+            start: range.start.address(),
+            end: range.end.address(),
+            walk_end: 0,
+            vec: runs.as_mut_ptr().expose_provenance() as u64,
+            vec_len: runs.len() as u64,
+            max_pages: SCAN_MAX_ENTRIES,
+            category_inverted: 0,
+            category_mask: Self::WRITTEN,
+            category_anyof_mask: 0,
+            return_mask: Self::WRITTEN,
+        }
+    }
 }
 
 const _: () = assert!(size_of::<ScanRequest>() == 96 && size_of::<Run>() == 24);

@@ -15,7 +15,7 @@ fn mechanisms(features: &Features) -> [(&'static str, Vec<&Support>); 6] {
         ("find holes in huge pages", with(&["thp"])),
         ("find lazily freed memory", with(&[])),
         ("count empty and zero-page tables", vec![&features.base_pages, &features.frame_numbers]),
-        ("draw where empty tables are (--map)", vec![&features.table_search]),
+        ("find empty tables' places (--map)", vec![&features.pagemap_scan]),
         ("split huge pages, drop lazily freed memory", with(&[]).into_iter().chain(act).collect()),
         ("look at other users' processes", vec![&features.other_processes]),
     ]

@@ -29,7 +29,6 @@ fn doctor_says_of_each_thing_whether_it_works_here() {
     };
     assert!(works("frame_numbers") && works("process_madvise"));
     assert_eq!(works("pagemap_scan"), kernel::version() >= (6, 7));
-    assert_eq!(works("table_search"), kernel::version() >= (6, 7));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Reads what page tables hold, and finds what is stuck.
 //!
-//! A [`walk::Walk`] yields the 2 MiB blocks that hold something; each finder looks at every block.
+//! A [`walk::Walk`] yields the 2 MiB blocks that hold something or have an empty page table; each
+//! finder looks at every block that holds something.
 //! To find something new, add a file with a finder and a line to `Scan::visit`.
 
 pub mod block;
@@ -119,6 +120,10 @@ impl<'a, F: Frames> Scan<'a, F> {
     }
 
     fn visit(&mut self, block: &Block, findings: &mut Findings) -> Result<()> {
+        if block.is_empty() {
+            self.painter.iter_mut().for_each(|painter| painter.paint_empty_table(block));
+            return Ok(());
+        }
         self.pages += block.used();
         self.census.visit(block);
         self.owners.visit(block, self.census.zero_page());

@@ -81,6 +81,13 @@ pub struct Painter {
 }
 
 impl Painter {
+    /// Adds a block whose page table maps nothing.
+    pub(super) fn paint_empty_table(&mut self, block: &Block) {
+        let mut cell = Cell::new(block.start());
+        cell.add(Content::EmptyTable, block.range().length());
+        self.cells.push(cell);
+    }
+
     /// Adds a block, given what the finders found in it.
     pub(super) fn paint(
         &mut self,

@@ -8,9 +8,9 @@
 
 use std::collections::BTreeSet;
 
-use recoup_sys::pagemap::{Pagemap, Run, Wanted, Word};
+use recoup_sys::pagemap::Word;
 use recoup_sys::units::{PMD_TABLE_SPAN, TABLE_SHIFT};
-use recoup_sys::{Bytes, PageIdx, PageRange, Pages, Pfn, Result};
+use recoup_sys::{Bytes, Pages, Pfn};
 
 use super::block::Block;
 
@@ -88,28 +88,4 @@ impl Census {
 
 fn is_file(word: Word) -> bool {
     word.has(Word::FILE) && !word.has(Word::SWAPPED)
-}
-
-/// The blocks of `range` for which a page table exists, empty or not. Works where
-/// [`recoup_sys::Features::table_search`] does. Costs about 5 us a table.
-///
-/// # Errors
-/// Those of the ioctl.
-pub fn locate(pagemap: &Pagemap, range: PageRange) -> Result<Vec<PageRange>> {
-    let mut tables: Vec<PageRange> = Vec::new();
-    let mut runs = [Run::default(); 512];
-    let mut position: PageIdx = range.start;
-    while position < range.end {
-        let rest = PageRange { start: position, ..range };
-        let scanned = pagemap.scan(Wanted::Tables, rest, &mut runs)?;
-        for run in scanned.runs {
-            let blocks = run.range().blocks().intersection(range);
-            match tables.last_mut() {
-                Some(last) if blocks.start <= last.end => last.end = last.end.max(blocks.end),
-                _ => tables.push(blocks),
-            }
-        }
-        position = scanned.looked_until.max(position + Pages(1));
-    }
-    Ok(tables)
 }

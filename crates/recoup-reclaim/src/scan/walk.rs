@@ -1,13 +1,15 @@
-//! Yields the blocks of an address space that hold something, at the cost of what is there.
+//! Yields the blocks of an address space that hold something or have a page table, at the cost of
+//! what is there.
 //!
 //! Two ways of going on are combined. *Streaming* reads `pagemap` word by word: the cheapest for
-//! dense memory. On an empty block, *seeking* asks `PAGEMAP_SCAN` where the next pages are: the
-//! cheapest for sparse memory. A seek is bounded, so that no call holds the target's mmap lock for
-//! long. Where the kernel cannot seek, all is streamed.
+//! dense memory. On an empty block, *seeking* asks `PAGEMAP_SCAN` where the next page tables are: the
+//! cheapest for sparse memory, and it tells an empty table from none. A seek is bounded, so that no
+//! call holds the target's mmap lock for long. Where the kernel cannot seek, all is streamed, and
+//! empty tables are not told.
 
 use std::collections::VecDeque;
 
-use recoup_sys::pagemap::{Pagemap, Run, Wanted};
+use recoup_sys::pagemap::{Pagemap, Run};
 use recoup_sys::units::PAGES_PER_BLOCK;
 use recoup_sys::{Error, PageIdx, PageRange, Pages, Result};
 
@@ -27,8 +29,8 @@ pub trait Words {
     /// Those of pread(2).
     fn read(&self, start: PageIdx, words: &mut [u64]) -> Result<usize>;
 
-    /// Finds the next runs that hold something, and how far was looked; see [`Pagemap::scan`].
-    /// Nothing where this cannot be asked.
+    /// Finds the next runs that page tables or huge pages map, and how far was looked; see
+    /// [`Pagemap::find_tables`]. Nothing where this cannot be asked.
     ///
     /// # Errors
     /// Those of the ioctl.
@@ -55,7 +57,7 @@ impl Words for KernelWords<'_> {
             return Ok(None);
         };
         let mut runs = [Run::default(); SEEK_RUNS];
-        let scanned = pagemap.scan(Wanted::Content, range, &mut runs)?;
+        let scanned = pagemap.find_tables(range, &mut runs)?;
         found.extend(scanned.runs.iter().map(|run| run.range()));
         Ok(Some(scanned.looked_until))
     }
@@ -70,9 +72,9 @@ pub struct Walk<'a> {
     /// Words of the blocks from `buffer_range.start` on.
     buffer: Vec<u64>,
     buffer_range: PageRange,
-    /// Blocks that a seek found, not yet passed.
+    /// Blocks with tables that a seek found, not yet passed.
     found: VecDeque<PageRange>,
-    /// What lies before this and in no `found` range holds nothing.
+    /// What lies before this and in no `found` range has no table.
     looked_until: PageIdx,
     /// Blocks that the next streaming read fetches: doubles while they are not empty.
     stride: usize,
@@ -100,13 +102,13 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The next block that holds something.
+    /// The next block that holds something, or has a page table that maps nothing.
     ///
     /// # Errors
-    /// Those of reading; `ESRCH` once the address space is gone.
+    /// Those of reading; [`Error::AddressSpaceGone`] once that is so.
     pub fn next_block(&mut self) -> Result<Option<Block<'_>>> {
         while let Some(range) = self.current_range() {
-            self.skip_what_is_known_to_be_empty(range);
+            self.skip_what_has_no_table(range);
             if self.position >= range.end {
                 continue;
             }
@@ -114,8 +116,9 @@ impl<'a> Walk<'a> {
                 self.fill(range)?;
             }
             let start = self.position;
-            self.position = start + BLOCK_PAGES;
-            if !self.block(start).is_empty() {
+            let has_table = self.found.front().is_some_and(|tables| tables.contains(start));
+            if has_table || !self.block(start).is_empty() {
+                self.position = start + BLOCK_PAGES;
                 return Ok(Some(self.block(start)));
             }
             self.seek(range)?;
@@ -134,7 +137,7 @@ impl<'a> Walk<'a> {
         Some(range)
     }
 
-    fn skip_what_is_known_to_be_empty(&mut self, range: PageRange) {
+    fn skip_what_has_no_table(&mut self, range: PageRange) {
         while self.found.front().is_some_and(|blocks| blocks.end <= self.position) {
             self.found.pop_front();
         }
@@ -158,23 +161,22 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Finds out where to go on after an empty block.
+    /// Finds out whether the empty block at the position has a table, and where to go on.
     fn seek(&mut self, range: PageRange) -> Result<()> {
-        if self.position < self.looked_until {
-            return Ok(());
-        }
-        self.stride = 1;
-        let rest = PageRange { start: self.position, ..range };
+        self.found.clear();
+        let this_block_end = self.position + BLOCK_PAGES;
         let mut runs = Vec::new();
-        if rest.is_empty() {
-            return Ok(());
-        }
-        if let Some(until) = self.source.seek(rest, &mut runs)? {
-            self.looked_until = until.block_start();
-            self.found.clear();
-            runs.iter().for_each(|run| self.add_found(run.blocks()));
-        } else {
-            self.stride = READ_BLOCKS;
+        let rest = PageRange { start: self.position, ..range };
+        match self.source.seek(rest, &mut runs)? {
+            Some(until) => {
+                runs.iter().for_each(|run| self.add_found(run.blocks()));
+                self.looked_until = until.block_start().max(this_block_end);
+                self.stride = 1;
+            }
+            None => {
+                self.looked_until = this_block_end;
+                self.stride = READ_BLOCKS;
+            }
         }
         Ok(())
     }
