@@ -5,49 +5,75 @@ use std::time::{Duration, Instant};
 
 use recoup_sys::kpage::Frames;
 use recoup_sys::madvise::{MAX_RANGES, process_madvise};
-use recoup_sys::pagemap::{Pagemap, Word};
-use recoup_sys::{Error, PageRange, Pages, Process, Result};
+use recoup_sys::units::BLOCK;
+use recoup_sys::{Bytes, Error, PageRange, Pages, Process, Result};
 
 use crate::outcome::{LeftAlone, Reason};
 use crate::plan::Action;
-use crate::scan::holes::Hole;
-use crate::scan::lazyfree::is_lazily_freed;
+use crate::recheck;
 
-/// Decides how many requests one call makes.
+/// Decides how much one call asks for.
 ///
 /// From Linux 6.15 on a call holds the target's mmap lock for reading from its first range to its
 /// last, and a target that wants to map or unmap waits as long. So each call is made as long as the
-/// last one's time per range allows; the first has few ranges.
+/// last one's time per page allows; the first is short.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     longest: Duration,
-    batch: usize,
+    pages: Pages,
 }
 
 impl Pace {
     /// What a target may wait unless the user says otherwise.
     pub const DEFAULT_LONGEST: Duration = Duration::from_millis(2);
-    const FIRST_BATCH: usize = 4;
+    /// What the first call asks for: one huge page.
+    const FIRST: Pages = BLOCK.whole_pages();
 
     /// A pace at which no call should take longer than this.
     #[must_use]
     pub fn new(longest: Duration) -> Self {
-        Self { longest, batch: Self::FIRST_BATCH }
+        Self { longest, pages: Self::FIRST }
     }
 
-    /// How many ranges the next call should have.
+    /// How many of the actions the next call should make: at least one.
     #[must_use]
-    pub fn batch(&self) -> usize {
-        self.batch
+    pub fn batch(&self, actions: &[Action]) -> usize {
+        let mut sum = Pages::ZERO;
+        let fitting = actions.iter().take(MAX_RANGES).take_while(|action| {
+            sum += action.work();
+            sum <= self.pages
+        });
+        fitting.count().max(1).min(actions.len())
     }
 
-    /// Learns from a call: aims at half of what is allowed, since the next ranges may be dearer,
-    /// and grows by no more than twice.
-    pub fn learn(&mut self, ranges: usize, took: Duration) {
-        let nanos_each = (took.as_nanos() / ranges.max(1) as u128).max(1);
-        let fitting = (self.longest / 2).as_nanos() / nanos_each;
-        let fitting = usize::try_from(fitting).unwrap_or(MAX_RANGES);
-        self.batch = fitting.clamp(1, MAX_RANGES.min(self.batch * 2));
+    /// Learns from a call: aims at half of what is allowed, since the next pages may be dearer, and
+    /// grows by no more than twice.
+    pub fn learn(&mut self, worked: Pages, took: Duration) {
+        let fitting = (self.longest / 2).as_nanos() * u128::from(worked.0) / took.as_nanos().max(1);
+        let fitting = u64::try_from(fitting).unwrap_or(u64::MAX);
+        self.pages = Pages(fitting.clamp(1, self.pages.0.saturating_mul(2)));
+    }
+}
+
+/// A pace for each kind of advice: their costs differ.
+#[derive(Clone, Copy, Debug)]
+pub struct Paces {
+    split: Pace,
+    drop: Pace,
+}
+
+impl Paces {
+    /// Paces at which no call should take longer than this.
+    #[must_use]
+    pub fn new(longest: Duration) -> Self {
+        Self { split: Pace::new(longest), drop: Pace::new(longest) }
+    }
+
+    fn of(&mut self, action: &Action) -> &mut Pace {
+        match action {
+            Action::Split(_) => &mut self.split,
+            Action::Drop(_) => &mut self.drop,
+        }
     }
 }
 
@@ -56,8 +82,6 @@ impl Pace {
 pub struct Target<'a, F> {
     /// The process.
     pub process: &'a Process,
-    /// Its address space.
-    pub pagemap: &'a Pagemap,
     /// The host's frames.
     pub frames: &'a F,
 }
@@ -66,28 +90,33 @@ pub struct Target<'a, F> {
 /// its refusing; whether they had an effect, only a second look tells ([`crate::verify`]). What was
 /// not asked, or was refused, is added to `left_alone`.
 ///
+/// Each batch is looked at again right before it is asked for, through a `pagemap` opened for it: so
+/// what is looked at is the address space that the process has then, also after an execve(2).
+///
 /// # Errors
 /// `EPERM` where the privilege is missing, and whatever else concerns not one range but the whole
 /// process; [`Error::is_gone`] tells that it merely ended. What was done until then stays done.
 pub fn act<F: Frames>(
     target: &Target<'_, F>,
     actions: &[Action],
-    pace: &mut Pace,
+    paces: &mut Paces,
     left_alone: &mut LeftAlone,
 ) -> Result<Vec<Action>> {
     let mut asked = Vec::with_capacity(actions.len());
     for same_advice in actions.chunk_by(|a, b| a.advice() == b.advice()) {
         let mut rest = same_advice;
-        while !rest.is_empty() {
-            let (batch, later) = rest.split_at(pace.batch().min(rest.len()));
+        while let Some(first) = rest.first() {
+            let pace = paces.of(first);
+            let (batch, later) = rest.split_at(pace.batch(rest));
             rest = later;
+            let pagemap = target.process.pagemap()?;
             let mut ready = Vec::with_capacity(batch.len());
             for action in batch {
-                if is_as_found(target, action)? {
-                    ready.push(*action);
-                } else {
-                    left_alone.add(Reason::Changed, action.gain());
-                }
+                let still = recheck::still_as_found(&pagemap, target.frames, action)?;
+                let changed =
+                    still.iter().map(Action::gain).fold(action.gain(), Bytes::saturating_sub);
+                left_alone.add(Reason::Changed, changed);
+                ready.extend(still);
             }
             request(target.process, &ready, pace, left_alone, &mut asked)?;
         }
@@ -103,24 +132,40 @@ fn request(
     left_alone: &mut LeftAlone,
     asked: &mut Vec<Action>,
 ) -> Result<()> {
+    let mut most = MAX_RANGES;
     while let Some(first) = batch.first() {
-        let ranges: Vec<PageRange> = batch.iter().map(Action::range).collect();
+        let ranges: Vec<PageRange> = batch.iter().take(most).map(Action::range).collect();
         let began = Instant::now();
         let advised = process_madvise(process, &ranges, first.advice());
         let completed = completed_ranges(&ranges, advised.done);
-        pace.learn(completed.max(1), began.elapsed());
+        let worked = batch[..completed.max(1)].iter().map(Action::work).sum();
+        pace.learn(worked, began.elapsed());
         asked.extend_from_slice(&batch[..completed]);
         batch = &batch[completed..];
-        // Why the call stopped is only known where it stopped at its first range.
-        let refused = advised.stopped.filter(|_| completed == 0).zip(batch.split_first());
-        if let Some((error, (action, later))) = refused {
-            let reason = refusal(&error)
-                .ok_or_else(|| Error::os("advise", format!("process {}", process.pid()), error))?;
-            left_alone.add(reason, action.gain());
-            batch = later;
+        let Some(error) = advised.stopped.filter(|_| completed == 0) else { continue };
+        // Before 5.18 an error hides how far the call came: only a call of one range tells whose
+        // it is. From then on it is the first one's, which a call of one range confirms.
+        if ranges.len() > 1 {
+            most = 1;
+            continue;
         }
+        let reason = refusal(&error).ok_or_else(|| refused(process, error))?;
+        left_alone.add(reason, first.gain());
+        batch = &batch[1..];
     }
     Ok(())
+}
+
+/// The error of a process of which nothing may be asked.
+fn refused(process: &Process, error: io::Error) -> Error {
+    let pid = process.pid();
+    let subject = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            format!("process {pid} (run as root, outside of containers: CAP_SYS_NICE is needed)")
+        }
+        _ => format!("process {pid}"),
+    };
+    Error::os("advise", subject, error)
 }
 
 /// How many of the ranges fit into `done` whole.
@@ -147,61 +192,44 @@ fn refusal(error: &io::Error) -> Option<Reason> {
     }
 }
 
-/// Whether what was found is still there, looked at right before it is acted on: a huge page that
-/// is whole by now must not be split, and memory in use by now must not be paged out.
-fn is_as_found<F: Frames>(target: &Target<'_, F>, action: &Action) -> Result<bool> {
-    match action {
-        Action::Split(hole) => still_has_hole(target.pagemap, hole),
-        Action::Drop(range) => {
-            let word = target.pagemap.word(range.start)?.ok_or(Error::AddressSpaceGone)?;
-            let Some(frame) = word.frame().filter(|_| word.is_present_anonymous()) else {
-                return Ok(false);
-            };
-            is_lazily_freed(frame, target.frames)
-        }
-    }
-}
-
-fn still_has_hole(pagemap: &Pagemap, hole: &Hole) -> Result<bool> {
-    let range = hole.range();
-    let mut words = [0; recoup_sys::units::PAGES_PER_BLOCK];
-    let words = &mut words[..1 << hole.order];
-    if pagemap.read(range.start, words)? < words.len() {
-        return Err(Error::AddressSpaceGone);
-    }
-    let head = hole.frame.align_down(hole.order);
-    let expected = |index: usize| Some(head + Pages(index as u64));
-    let mapped = |(index, &word): (usize, &u64)| Word(word).frame() == expected(index);
-    let page = hole.mapped_page - range.start;
-    let page_is_there = words.iter().enumerate().any(|(i, w)| i as u64 == page.0 && mapped((i, w)));
-    let all_is_there = words.iter().enumerate().all(mapped);
-    Ok(page_is_there && !all_is_there)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use recoup_sys::PageIdx;
 
+    fn drops(pages_each: u64, count: u64) -> Vec<Action> {
+        let range = |i| PageRange::starting_at(PageIdx(i * 1024), Pages(pages_each));
+        (0..count).map(|i| Action::Drop(range(i))).collect()
+    }
+
     #[test]
     fn a_call_is_made_as_long_as_the_pause_allows() {
         let mut pace = Pace::new(Duration::from_millis(2));
-        for _ in 0..12 {
-            pace.learn(
-                pace.batch(),
-                Duration::from_micros(100) * u32::try_from(pace.batch()).unwrap(),
-            );
+        let actions = drops(100, 2000);
+        for _ in 0..20 {
+            let worked = Pages(100 * pace.batch(&actions) as u64);
+            pace.learn(worked, Duration::from_micros(worked.0));
         }
-        assert_eq!(pace.batch(), 10);
-        pace.learn(10, Duration::from_millis(50));
-        assert_eq!(pace.batch(), 1, "a slow call is followed by the shortest one");
+        assert_eq!(pace.batch(&actions), 10, "a millisecond at a microsecond a page");
+        pace.learn(Pages(1000), Duration::from_millis(500));
+        assert_eq!(pace.batch(&actions), 1, "a slow call is followed by the shortest one");
+    }
+
+    #[test]
+    fn what_was_learnt_of_small_ranges_holds_for_large_ones() {
+        let mut pace = Pace::new(Duration::from_millis(2));
+        for _ in 0..20 {
+            let worked = Pages(pace.batch(&drops(1, 2000)) as u64);
+            pace.learn(worked, Duration::from_micros(worked.0));
+        }
+        assert_eq!(pace.batch(&drops(500, 10)), 2);
     }
 
     #[test]
     fn a_batch_never_has_more_ranges_than_the_kernel_takes() {
         let mut pace = Pace::new(Duration::from_secs(10));
-        (0..30).for_each(|_| pace.learn(1, Duration::from_nanos(1)));
-        assert_eq!(pace.batch(), MAX_RANGES);
+        (0..60).for_each(|_| pace.learn(Pages(1), Duration::from_nanos(1)));
+        assert_eq!(pace.batch(&drops(1, 5000)), MAX_RANGES);
     }
 
     #[test]

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use recoup_sys::cgroup::{Cgroup, Hierarchy};
 use recoup_sys::{Bytes, Process};
 
+use crate::target::Candidate;
+
 /// One cgroup's account over a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CgroupOutcome {
@@ -41,13 +43,37 @@ impl Ledger {
         self.account(cgroup);
     }
 
-    /// Adds a process to the account of its cgroup, before anything is done to it. A process that
-    /// has ended meanwhile, or is outside of what is mounted, has none.
+    /// Opens an account for the cgroup of each process that can be opened, before anything is done to
+    /// one of them.
+    pub fn open_for(&mut self, candidates: &[Candidate]) {
+        for candidate in candidates {
+            let opened;
+            let process = match candidate {
+                Candidate::Process(process) => process.as_ref(),
+                Candidate::Number(pid) => match Process::open(*pid) {
+                    Ok(process) => {
+                        opened = process;
+                        &opened
+                    }
+                    Err(_) => continue,
+                },
+            };
+            if let Some(cgroup) = self.cgroup_of(process) {
+                self.account(&cgroup);
+            }
+        }
+    }
+
+    /// Adds a process to the account of its cgroup.
     pub fn enter(&mut self, process: &Process, rss_anon: Bytes) {
-        let group = self.hierarchy.as_ref().and_then(|h| h.of_process(process).ok().flatten());
-        if let Some(cgroup) = group {
+        if let Some(cgroup) = self.cgroup_of(process) {
             self.account(&cgroup).rss_anon += rss_anon;
         }
+    }
+
+    /// A process that has ended meanwhile, or is outside of what is mounted, has none.
+    fn cgroup_of(&self, process: &Process) -> Option<Cgroup> {
+        self.hierarchy.as_ref().and_then(|h| h.of_process(process).ok().flatten())
     }
 
     fn account(&mut self, cgroup: &Cgroup) -> &mut CgroupOutcome {

@@ -12,7 +12,7 @@
 //! | [`layout`] | what of an address space is looked at, cut into windows |
 //! | [`scan`] | reads page tables' contents and finds what is stuck |
 //! | [`plan`] | decides what is done about findings, and what is left alone and why |
-//! | [`act`] | the kernel requests, batched and paced |
+//! | [`recheck`], [`act`] | a look right before; the kernel requests, batched and paced |
 //! | [`verify`] | looks again at exactly what was acted on |
 //! | [`outcome`] | what came of it, as plain data |
 //! | [`run`] | all of it, over many processes, in windows |
@@ -34,6 +34,7 @@ pub mod layout;
 mod merge;
 pub mod outcome;
 pub mod plan;
+pub mod recheck;
 pub mod run;
 pub mod scan;
 pub mod target;

@@ -7,6 +7,7 @@ use std::ops::AddAssign;
 use recoup_sys::{Bytes, PageRange, Pages};
 
 use crate::scan::holes::Hole;
+use crate::scan::lazyfree::LazyRun;
 use crate::scan::owners::Owners;
 use crate::scan::picture::Cell;
 
@@ -40,8 +41,8 @@ impl Stuck {
 
     /// What one run of lazily freed pages amounts to.
     #[must_use]
-    pub fn lazily_freed(run: PageRange) -> Self {
-        Self { lazyfree: run.length().bytes(), ..Self::default() }
+    pub fn lazily_freed(run: &LazyRun) -> Self {
+        Self { lazyfree: run.range.length().bytes(), ..Self::default() }
     }
 }
 

@@ -9,6 +9,7 @@ use recoup_sys::{Bytes, PageRange, Pages};
 use crate::outcome::{LeftAlone, Planned, Reason};
 use crate::scan::Findings;
 use crate::scan::holes::{Hole, Sharing};
+use crate::scan::lazyfree::{LazyRun, MadeOf};
 
 /// Kinds of stuck memory that can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,6 +71,15 @@ impl Action {
         }
     }
 
+    /// The pages that the kernel has to deal with: what its time goes with.
+    #[must_use]
+    pub fn work(&self) -> Pages {
+        match self {
+            Self::Split(hole) => Pages::of_order(hole.order),
+            Self::Drop(range) => range.length(),
+        }
+    }
+
     /// This action as an entry of a plan's summary.
     #[must_use]
     pub fn planned(&self) -> Planned {
@@ -85,6 +95,10 @@ impl Action {
 pub struct Plan {
     /// The requests, all splits first.
     pub actions: Vec<Action>,
+    /// Runs of lazily freed huge pages. Whether one is in use again, only the attempt tells, and an
+    /// attempt on one that is costs it its mapping as a whole: so the first of each run is tried,
+    /// and the others only if it came back.
+    pub huge_runs: Vec<Vec<Action>>,
     /// What is left alone, decided without asking the kernel.
     pub left_alone: LeftAlone,
 }
@@ -98,7 +112,7 @@ impl Plan {
             findings.holes.iter().for_each(|&hole| plan.consider_hole(hole, policy));
         }
         if policy.kinds.contains(&Kind::LazyFree) {
-            findings.lazy.iter().for_each(|&run| plan.consider_run(run, policy));
+            findings.lazy.iter().for_each(|run| plan.consider_run(run, policy));
         }
         plan
     }
@@ -114,13 +128,19 @@ impl Plan {
         }
     }
 
-    fn consider_run(&mut self, run: PageRange, policy: &Policy) {
-        let gain = run.length().bytes();
-        if gain < policy.smallest {
-            self.left_alone.add(Reason::TooSmall, gain);
-        } else {
-            self.actions.extend(by_block(run).map(Action::Drop));
+    fn consider_run(&mut self, run: &LazyRun, policy: &Policy) {
+        let gain = run.range.length().bytes();
+        let pieces = by_block(run.range).map(Action::Drop);
+        match run.made_of {
+            _ if gain < policy.smallest => self.left_alone.add(Reason::TooSmall, gain),
+            MadeOf::SmallPages => self.actions.extend(pieces),
+            MadeOf::HugePages => self.huge_runs.push(pieces.collect()),
         }
+    }
+
+    /// All requests that may be made.
+    pub fn all_actions(&self) -> impl Iterator<Item = &Action> {
+        self.actions.iter().chain(self.huge_runs.iter().flatten())
     }
 }
 
@@ -170,11 +190,23 @@ mod tests {
     #[test]
     fn what_was_not_asked_for_is_not_in_the_plan() {
         let run = PageRange::starting_at(PageIdx(10), Pages(4));
-        let findings = Findings { holes: vec![hole(0, 9, Sharing::Exclusive)], lazy: vec![run] };
+        let lazy = vec![LazyRun { range: run, made_of: MadeOf::SmallPages }];
+        let findings = Findings { holes: vec![hole(0, 9, Sharing::Exclusive)], lazy };
         let only_lazy = Policy { kinds: [Kind::LazyFree].into(), smallest: Bytes::ZERO };
         let plan = Plan::new(&findings, &only_lazy);
         assert_eq!(plan.actions, [Action::Drop(run)]);
         assert!(plan.left_alone.0.is_empty());
+    }
+
+    #[test]
+    fn huge_pages_are_planned_as_runs_of_which_the_first_is_tried() {
+        let range = PageRange::starting_at(PageIdx(512), Pages(3 * 512));
+        let lazy = vec![LazyRun { range, made_of: MadeOf::HugePages }];
+        let plan = Plan::new(&Findings { holes: vec![], lazy }, &everything(Bytes::ZERO));
+        assert!(plan.actions.is_empty());
+        assert_eq!(plan.huge_runs.len(), 1);
+        assert_eq!(plan.huge_runs[0].len(), 3);
+        assert_eq!(plan.all_actions().map(Action::gain).sum::<Bytes>(), range.length().bytes());
     }
 
     proptest! {

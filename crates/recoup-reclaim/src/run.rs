@@ -5,29 +5,34 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use recoup_sys::cgroup::Hierarchy;
 use recoup_sys::kpage::KernelFrames;
 use recoup_sys::thp::Thp;
-use recoup_sys::{Features, PageRange, Pages, Process, hugetlb};
+use recoup_sys::{Features, PageRange, Pages, Process, Support, hugetlb};
 
 use crate::charge::{CgroupOutcome, Ledger};
 use crate::host::Host;
 use crate::layout::Layout;
 use crate::outcome::{ProcessOutcome, Stuck};
 use crate::plan::Policy;
+use crate::scan::holes::MapCounts;
 use crate::scan::lazyfree::Sampling;
 use crate::scan::owners::Owners;
 use crate::scan::{Picture, Settings};
-use crate::target::{self, Naming, Target, TargetError};
+use crate::target::{self, Candidate, Naming, Target, TargetError};
 use crate::window::{Subject, WindowOutcome};
 
 /// Findings that are gathered before they are acted on.
 pub const PORTION: usize = 1024;
 /// Processes that are open at the same time; each takes three descriptors.
 const OPEN_PROCESSES: usize = 64;
+
+/// Workers at most, however many are asked for.
+const MOST_WORKERS: usize = 256;
 
 /// How far a run goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,11 +147,15 @@ pub fn run(
     let selection = request.target.select(hierarchy.as_ref())?;
     let mut ledger = Ledger::new(hierarchy);
     selection.cgroups.iter().for_each(|cgroup| ledger.open(cgroup));
+    ledger.open_for(&selection.candidates);
     let runner = Runner::new(request, features, observer);
     let mut outcome = RunOutcome::default();
-    let mut denied = Vec::new();
-    for pids in selection.pids.chunks(OPEN_PROCESSES) {
-        let subjects = runner.open_all(pids, selection.naming, &mut outcome.refused, &mut denied);
+    outcome.refused.extend(runner.cannot_act());
+    let (mut denied, mut seen) = (Vec::new(), Vec::new());
+    for candidates in selection.candidates.chunks(OPEN_PROCESSES) {
+        let mut subjects =
+            runner.open_all(candidates, selection.naming, &mut outcome.refused, &mut denied);
+        subjects.retain(|subject| is_first_with_its_memory(subject, &mut seen));
         subjects.iter().for_each(|s| ledger.enter(&s.process, s.summary.rss_anon));
         outcome.processes.extend(runner.work(&subjects));
     }
@@ -157,6 +166,19 @@ pub fn run(
     outcome.host = Host::read();
     outcome.took = began.elapsed();
     Ok(outcome)
+}
+
+/// Whether no process seen before has the same address space: what two share counts once.
+fn is_first_with_its_memory(subject: &Subject, seen: &mut Vec<(u64, i32)>) -> bool {
+    let (stack, process) = (subject.summary.stack_start, &subject.process);
+    let shares = |&(other_stack, other): &(u64, i32)| {
+        other_stack == stack && process.shares_memory_with(other)
+    };
+    let first = !seen.iter().any(shares);
+    if first {
+        seen.push((stack, process.pid()));
+    }
+    first
 }
 
 /// One sentence about all processes that may not be looked at.
@@ -181,7 +203,12 @@ pub(crate) struct Runner<'a> {
 
 impl<'a> Runner<'a> {
     fn new(request: &'a Request, features: &'a Features, observer: &'a dyn Observer) -> Self {
+        let map_counts = match features.page_map_counts.works() {
+            true => MapCounts::EachPage,
+            false => MapCounts::Average,
+        };
         let settings = Settings {
+            map_counts,
             orders: Thp::of_host().orders_in_use(),
             sampling: request.sampling,
             zero_page: features.zero_page,
@@ -196,20 +223,20 @@ impl<'a> Runner<'a> {
     /// to `refused`.
     fn open_all(
         &self,
-        pids: &[i32],
+        candidates: &[Candidate],
         naming: Naming,
         refused: &mut Vec<String>,
         denied: &mut Vec<i32>,
     ) -> Vec<Subject> {
         let mut subjects = Vec::new();
-        for &pid in pids {
-            match target::open(pid, naming) {
+        for candidate in candidates {
+            match target::open(candidate, naming) {
                 Ok(None) => {}
                 Ok(Some(process)) => match self.subject(process) {
                     Ok(subject) => subjects.push(subject),
                     // It was there a moment ago: ending is no error.
                     Err(error) if error.is_gone() => {}
-                    Err(error) if error.is_denied() => denied.push(pid),
+                    Err(error) if error.is_denied() => denied.push(candidate.pid()),
                     Err(error) => refused.push(error.to_string()),
                 },
                 Err(sentence) => refused.push(sentence),
@@ -218,7 +245,24 @@ impl<'a> Runner<'a> {
         subjects
     }
 
-    fn subject(&self, process: Process) -> recoup_sys::Result<Subject> {
+    /// Why nothing can be given back, if that was asked for and a privilege is missing.
+    fn cannot_act(&self) -> Option<String> {
+        let features = self.features;
+        let needed = [
+            &features.frame_numbers,
+            &features.frame_flags,
+            &features.process_madvise,
+            &features.advise_others,
+        ];
+        let missing = needed.into_iter().find_map(|support| match support {
+            Support::Works => None,
+            Support::Missing { why, remedy } => Some((why, remedy)),
+        });
+        let (why, remedy) = missing.filter(|_| self.request.mode != Mode::Report)?;
+        Some(format!("not everything can be given back, since {why}: {remedy}"))
+    }
+
+    fn subject(&self, process: Arc<Process>) -> recoup_sys::Result<Subject> {
         let pagemap = process.pagemap()?;
         let layout = Layout::new(process.mappings()?, &self.hugetlb_devices);
         let summary = process.summary()?;
@@ -244,7 +288,7 @@ impl<'a> Runner<'a> {
             }
             done
         };
-        let workers = self.request.jobs.get().min(windows.len());
+        let workers = self.request.jobs.get().min(windows.len()).min(MOST_WORKERS);
         let mut parts: Vec<Vec<WindowOutcome>> = Vec::new();
         parts.resize_with(subjects.len(), Vec::new);
         std::thread::scope(|scope| {

@@ -1,15 +1,17 @@
 //! One window of one process: scan, plan, act, verify, in portions.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use recoup_sys::kpage::Frames;
 use recoup_sys::pagemap::Pagemap;
 use recoup_sys::process::Summary;
 use recoup_sys::{Bytes, PageIdx, PageRange, Pages, Process};
 
-use crate::act::{self, Pace};
+use crate::act::{self, Paces};
 use crate::layout::Layout;
-use crate::outcome::{LeftAlone, MappingOutcome, Stuck};
-use crate::plan::Plan;
+use crate::outcome::{LeftAlone, MappingOutcome, Reason, Stuck};
+use crate::plan::{Action, Plan};
 use crate::run::{Mode, PORTION, Runner};
 use crate::scan::holes::Sharing;
 use crate::scan::owners::Owners;
@@ -21,7 +23,7 @@ use crate::verify;
 
 /// A process, open for a run.
 pub(crate) struct Subject {
-    pub(crate) process: Process,
+    pub(crate) process: Arc<Process>,
     pub(crate) summary: Summary,
     pub(crate) pagemap: Pagemap,
     pub(crate) layout: Layout,
@@ -53,7 +55,7 @@ impl Runner<'_> {
         };
         let mut walk = Walk::new(&words, ranges);
         let mut scan = Scan::new(&self.settings, self.frames.as_ref());
-        let mut pace = Pace::new(self.request.longest_hold);
+        let mut pace = Paces::new(self.request.longest_hold);
         loop {
             let findings = match scan.find(&mut walk, PORTION) {
                 Ok(findings) if findings.is_empty() => break,
@@ -80,7 +82,7 @@ impl Runner<'_> {
         &self,
         subject: &Subject,
         findings: &Findings,
-        pace: &mut Pace,
+        pace: &mut Paces,
         outcome: &mut WindowOutcome,
     ) -> recoup_sys::Result<()> {
         if self.request.mode == Mode::Report {
@@ -92,15 +94,35 @@ impl Runner<'_> {
         let (Mode::Reclaim, Some(frames)) = (self.request.mode, &self.frames) else {
             return Ok(());
         };
-        let Subject { process, pagemap, .. } = subject;
-        let target = act::Target { process, pagemap, frames };
-        let asked = act::act(&target, &plan.actions, pace, &mut outcome.left_alone)?;
-        outcome.recovered += verify::verify(&target, &asked, &mut outcome.left_alone)?;
+        let target = act::Target { process: &subject.process, frames };
+        outcome.carry_out(&target, &plan.actions, pace)?;
+        for run in &plan.huge_runs {
+            let (first, others) = run.split_at(run.len().min(1));
+            if outcome.carry_out(&target, first, pace)? > Bytes::ZERO {
+                outcome.carry_out(&target, others, pace)?;
+            } else {
+                let rest = others.iter().map(Action::gain).sum();
+                outcome.left_alone.add(Reason::InUseAgain, rest);
+            }
+        }
         Ok(())
     }
 }
 
 impl WindowOutcome {
+    /// Acts, looks again, and returns what came back.
+    fn carry_out<F: Frames>(
+        &mut self,
+        target: &act::Target<'_, F>,
+        actions: &[Action],
+        pace: &mut Paces,
+    ) -> recoup_sys::Result<Bytes> {
+        let asked = act::act(target, actions, pace, &mut self.left_alone)?;
+        let recovered = verify::verify(target, &asked, &mut self.left_alone)?;
+        self.recovered += recovered;
+        Ok(recovered.total())
+    }
+
     fn count(&mut self, subject: &Subject, findings: &Findings) {
         for hole in &findings.holes {
             match hole.sharing {
@@ -108,8 +130,8 @@ impl WindowOutcome {
                 Sharing::Shared => self.shared_holes += hole.unmapped.bytes(),
             }
         }
-        for &run in &findings.lazy {
-            self.add(subject, run.start, Stuck::lazily_freed(run));
+        for run in &findings.lazy {
+            self.add(subject, run.range.start, Stuck::lazily_freed(run));
         }
     }
 
@@ -121,7 +143,7 @@ impl WindowOutcome {
     }
 
     fn note_plan(&mut self, subject: &Subject, plan: &Plan) {
-        for action in &plan.actions {
+        for action in plan.all_actions() {
             if let Some(index) = subject.layout.mapping_at(action.range().start) {
                 self.mappings.entry(index).or_default().planned += action.planned();
             }

@@ -5,8 +5,8 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use recoup_reclaim::scan::holes::{Hole, Sharing};
-use recoup_reclaim::scan::lazyfree::Sampling;
+use recoup_reclaim::scan::holes::{Hole, MapCounts, Sharing};
+use recoup_reclaim::scan::lazyfree::{LazyRun, Sampling};
 use recoup_reclaim::scan::walk::{Walk, Words};
 use recoup_reclaim::scan::{Findings, Picture, Scan, Settings};
 use recoup_sys::kpage::{Flags, Frames};
@@ -222,6 +222,7 @@ impl Words for Memory {
 fn scanned(memory: &Memory, enough: usize, sampling: Sampling) -> Findings {
     let settings = Settings {
         orders: vec![2, 4, 9],
+        map_counts: MapCounts::EachPage,
         sampling,
         zero_page: Some(Pfn(ZERO_PAGE)),
         picture: Picture::Skip,
@@ -267,7 +268,8 @@ fn naive_holes(memory: &Memory) -> BTreeMap<u64, (u64, Sharing)> {
 /// The lazily freed pages, found the slow way.
 fn naive_lazy(memory: &Memory) -> BTreeSet<u64> {
     let lazy = |page: &u64| {
-        let frame = memory.anonymous_frame(*page);
+        let alone = memory.words.get(page).filter(|word| Word(**word).has(Word::EXCLUSIVE));
+        let frame = alone.and_then(|_| memory.anonymous_frame(*page));
         frame.is_some_and(|f| {
             let flags = Flags(memory.flags[&f]);
             flags.has(Flags::ANON) && !flags.has(Flags::SWAPBACKED)
@@ -276,8 +278,8 @@ fn naive_lazy(memory: &Memory) -> BTreeSet<u64> {
     memory.words.keys().copied().filter(lazy).collect()
 }
 
-fn pages_of(runs: &[PageRange]) -> BTreeSet<u64> {
-    runs.iter().flat_map(|run| run.start.0..run.end.0).collect()
+fn pages_of(runs: &[LazyRun]) -> BTreeSet<u64> {
+    runs.iter().flat_map(|run| run.range.start.0..run.range.end.0).collect()
 }
 
 fn as_map(holes: &[Hole]) -> BTreeMap<u64, (u64, Sharing)> {
@@ -300,7 +302,10 @@ proptest! {
         prop_assert_eq!(found.holes.len(), as_map(&found.holes).len(), "each hole once");
         prop_assert_eq!(as_map(&found.holes), naive_holes(&memory));
         prop_assert_eq!(pages_of(&found.lazy), naive_lazy(&memory));
-        prop_assert!(found.lazy.windows(2).all(|pair| pair[0].end < pair[1].start), "whole runs");
+        let whole = |pair: &[LazyRun]| {
+            pair[0].range.end < pair[1].range.start || pair[0].made_of != pair[1].made_of
+        };
+        prop_assert!(found.lazy.windows(2).all(whole), "{:?}", found.lazy);
     }
 
     #[test]

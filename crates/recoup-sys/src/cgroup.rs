@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::ops::Deref;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use procfs_core::process::MountInfos;
@@ -28,6 +28,8 @@ pub enum Version {
 pub struct Hierarchy {
     version: Version,
     root: PathBuf,
+    /// The cgroup that is mounted there: the hierarchy's root, unless bind-mounted.
+    mounted_part: PathBuf,
 }
 
 impl Hierarchy {
@@ -43,7 +45,8 @@ impl Hierarchy {
                 "cgroup2" if has_memory_controller(&mount.mount_point) => Version::V2,
                 _ => return None,
             };
-            Some(Self { version, root: mount.mount_point.clone() })
+            let mounted_part = PathBuf::from(&mount.root);
+            Some(Self { version, root: mount.mount_point.clone(), mounted_part })
         }))
     }
 
@@ -99,9 +102,19 @@ impl Hierarchy {
             Version::V1 => group.controllers.iter().any(|name| name == "memory"),
             Version::V2 => group.hierarchy == 0,
         });
-        let directory = ours.map(|group| self.root.join(group.pathname.trim_start_matches('/')));
+        let directory = ours.and_then(|group| self.directory_of(Path::new(&group.pathname)));
         let inside = directory.filter(|path| path.is_dir());
         Ok(inside.map(|directory| Cgroup { version: self.version, directory }))
+    }
+}
+
+impl Hierarchy {
+    /// Where the cgroup with this path in the hierarchy is seen here: nowhere, if it is outside of
+    /// the part that is mounted or of this process's cgroup namespace.
+    fn directory_of(&self, path: &Path) -> Option<PathBuf> {
+        let below = path.strip_prefix(&self.mounted_part).ok()?;
+        let outside = below.components().any(|part| part == Component::ParentDir);
+        (!outside).then(|| self.root.join(below))
     }
 }
 
@@ -147,7 +160,7 @@ pub struct Composition {
     pub anonymous: Bytes,
     /// Page cache, shared memory included.
     pub file: Bytes,
-    /// Memory of the kernel itself: stacks, slab, page tables.
+    /// Memory of the kernel itself: stacks, slab, page tables, sockets' buffers.
     pub kernel: Bytes,
 }
 
@@ -187,7 +200,14 @@ impl Cgroup {
                     .unwrap_or_default(),
             },
             Version::V2 => {
-                Composition { anonymous: get("anon"), file: get("file"), kernel: get("kernel") }
+                // The sum `kernel` exists since Linux 5.18.
+                let parts = ["kernel_stack", "pagetables", "percpu", "slab"].map(get);
+                let kernel = get("kernel").max(parts.into_iter().sum());
+                Composition {
+                    anonymous: get("anon"),
+                    file: get("file"),
+                    kernel: kernel + get("sock"),
+                }
             }
         })
     }
@@ -256,6 +276,29 @@ mod tests {
         let (_root, group) = cgroup(Version::V2, &[]);
         let error = group.charge().expect_err("no file");
         assert!(error.to_string().contains("memory.current"), "{error}");
+    }
+
+    #[test]
+    fn a_cgroup_outside_of_what_is_mounted_is_nowhere() {
+        let hierarchy = |part: &str| Hierarchy {
+            version: Version::V2,
+            root: PathBuf::from("/sys/fs/cgroup"),
+            mounted_part: PathBuf::from(part),
+        };
+        let found = |part: &str, path: &str| hierarchy(part).directory_of(Path::new(path));
+        assert_eq!(found("/", "/a/b"), Some(PathBuf::from("/sys/fs/cgroup/a/b")));
+        assert_eq!(found("/pod", "/pod/b"), Some(PathBuf::from("/sys/fs/cgroup/b")));
+        assert_eq!(found("/pod", "/other"), None);
+        assert_eq!(found("/", "/../../etc"), None);
+    }
+
+    #[test]
+    fn the_kernels_part_is_summed_up_where_it_is_not_told() {
+        let old = "anon 1\nfile 2\nkernel_stack 4\npagetables 8\npercpu 16\nsock 32\nslab 64\n";
+        let (_old, old) = cgroup(Version::V2, &[("memory.stat", old)]);
+        assert_eq!(old.composition().expect("parts").kernel, Bytes(4 + 8 + 16 + 32 + 64));
+        let (_new, new) = cgroup(Version::V2, &[("memory.stat", "kernel 100\nslab 64\nsock 3\n")]);
+        assert_eq!(new.composition().expect("parts").kernel, Bytes(103));
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub enum Error {
         detail: String,
     },
     /// No process has this number, or it ended meanwhile.
-    #[error("no process {0}: it has ended or never existed")]
+    #[error("no process {0}: it has ended, never existed, or is the number of a thread")]
     NoSuchProcess(i32),
     /// The address space that was opened is gone: its process ended or ran execve(2).
     #[error("the address space is gone: its process ended or started another program")]

@@ -7,7 +7,7 @@ use std::fs;
 
 use rustix::thread::CapabilitySet;
 
-use crate::kpage::KernelFrames;
+use crate::kpage::{Frames, KernelFrames};
 use crate::madvise::{Advice, process_madvise};
 use crate::pagemap::{Pagemap, Run};
 use crate::process::Process;
@@ -71,6 +71,9 @@ pub struct Features {
     pub advise_others: Support,
     /// Transparent huge pages can come to be.
     pub thp: Support,
+    /// The kernel counts for each page of a huge page how often it is mapped. Kernels with
+    /// `CONFIG_NO_PAGE_MAPCOUNT` (6.15) only know an average, from which no hole can be told.
+    pub page_map_counts: Support,
     /// A cgroup hierarchy accounts memory.
     pub memory_cgroup: Support,
     /// The frame of the shared zero page, where frame numbers are shown.
@@ -112,18 +115,12 @@ impl Features {
                 "CAP_SYS_NICE in the initial user namespace is not held",
                 "run as root outside of containers, or grant CAP_SYS_NICE",
             ),
-            thp: match Thp::of_host().enabled() {
-                Ok(word) => Support::require(
-                    word != "never",
-                    "transparent_hugepage/enabled is never",
-                    "nothing to do: without huge pages there are no holes in them",
-                ),
-                Err(_) => Support::require(
-                    false,
-                    "the kernel has no transparent huge pages",
-                    "nothing to do: without huge pages there are no holes in them",
-                ),
-            },
+            thp: Support::require(
+                Thp::of_host().sizes().iter().any(|size| size.enabled),
+                "transparent huge pages of all sizes are off, or not in this kernel",
+                "nothing to do: without huge pages there are no holes in them",
+            ),
+            page_map_counts: page_map_counts(&pagemap)?,
             memory_cgroup: Support::require(
                 cgroup::Hierarchy::find()?.is_some(),
                 "no mounted cgroup hierarchy has the memory controller",
@@ -146,6 +143,7 @@ impl Features {
             ("other_processes", &self.other_processes),
             ("advise_others", &self.advise_others),
             ("thp", &self.thp),
+            ("page_map_counts", &self.page_map_counts),
             ("memory_cgroup", &self.memory_cgroup),
         ]
         .into_iter()
@@ -177,6 +175,25 @@ fn table_search(pagemap: &Pagemap) -> Result<Support> {
         "PAGEMAP_SCAN is missing or does not show empty page tables",
         "use Linux 6.7 or later; without it all of an address space is read, slowly, and empty tables \
          are counted but not located",
+    ))
+}
+
+/// Makes a hole in a huge page and asks how often a page in it is mapped. Where no huge page comes
+/// to be, the kernel is taken to count, as all did before 6.15.
+fn page_map_counts(pagemap: &Pagemap) -> Result<Support> {
+    let mut region = Region::new(BLOCK)?;
+    let half = Pages(BLOCK.whole_pages().0 / 2);
+    region.advise(Pages(0), BLOCK.whole_pages(), OwnAdvice::HugePages).ok();
+    region.touch(Pages(0), Pages(1));
+    let in_hole = pagemap.word(region.pages().start + half)?.and_then(|word| word.frame());
+    let (Some(frame), Ok(frames)) = (in_hole, KernelFrames::open()) else {
+        return Ok(Support::Works);
+    };
+    region.advise(half, half, OwnAdvice::Discard)?;
+    Ok(Support::require(
+        frames.map_count(frame)? == 0,
+        "the kernel does not count mappings of single pages (CONFIG_NO_PAGE_MAPCOUNT)",
+        "nothing to do: a hole of which another process maps a part may be counted too",
     ))
 }
 

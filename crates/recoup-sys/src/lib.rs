@@ -21,6 +21,7 @@ pub mod cgroup;
 pub mod error;
 pub mod features;
 pub mod hugetlb;
+mod kcmp;
 pub mod kpage;
 pub mod madvise;
 pub mod maps;

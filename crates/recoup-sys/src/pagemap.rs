@@ -37,6 +37,12 @@ impl Word {
         self.0 & bits != 0
     }
 
+    /// What of a word says something about a page; nothing if there is none.
+    const fn known_bits(word: u64) -> u64 {
+        let known = Self::PFN_MASK | Self::EXCLUSIVE | Self::FILE | Self::SWAPPED | Self::PRESENT;
+        if word & (Self::PRESENT | Self::SWAPPED) == 0 { 0 } else { word & known }
+    }
+
     /// Whether the page is in memory and belongs to no file.
     #[must_use]
     pub const fn is_present_anonymous(self) -> bool {
@@ -75,7 +81,8 @@ impl Pagemap {
         Ok(Self::new(file.into(), subject))
     }
 
-    /// Reads the words of the pages from `start`, as many as the buffer has, and returns how many
+    /// Reads the words of the pages from `start`, with only the bits that [`Word`] knows: other ones
+    /// (soft-dirty, write-protection, guards) are also set where there is no page. As many as the buffer has, and returns how many
     /// were read: fewer only where the address space ends or is gone.
     ///
     /// Costs about 20 ns a page that is present. Holds the mmap lock for 2 MiB at a time.
@@ -87,6 +94,7 @@ impl Pagemap {
         let offset = start.0 * 8;
         let read = rustix::io::pread(&self.file, bytes, offset)
             .map_err(|e| Error::os("read", format!("{} at {start}", self.subject), e))?;
+        words.iter_mut().for_each(|word| *word = Word::known_bits(*word));
         Ok(read / 8)
     }
 
@@ -225,3 +233,16 @@ impl ScanRequest {
 }
 
 const _: () = assert!(size_of::<ScanRequest>() == 96 && size_of::<Run>() == 24);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bits_of_pages_that_are_not_there_are_nothing() {
+        let (soft_dirty, write_protected, guard) = (1 << 55, 1 << 57, 1 << 58);
+        assert_eq!(Word::known_bits(soft_dirty | write_protected | guard), 0);
+        let page = Word::PRESENT | Word::EXCLUSIVE | 0x1234;
+        assert_eq!(Word::known_bits(page | soft_dirty | write_protected), page);
+    }
+}

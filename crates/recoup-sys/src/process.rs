@@ -10,11 +10,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use procfs_core::ProcessCGroups;
-use procfs_core::process::Status;
+use procfs_core::process::{Stat, Status};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::error::{Error, Result};
+use crate::kcmp;
 use crate::maps::{self, Mapping};
 use crate::pagemap::Pagemap;
 use crate::procfile;
@@ -37,6 +38,10 @@ pub struct Summary {
     pub state: char,
     /// Whether it has an address space: kernel threads and zombies have none.
     pub has_memory: bool,
+    /// Whether it is one of the kernel's own.
+    pub is_kernel_thread: bool,
+    /// Where its stack begins: equal for processes that share an address space.
+    pub stack_start: u64,
     /// Whether a SIGKILL is pending.
     pub killed: bool,
     /// Resident memory (`VmRSS`).
@@ -83,18 +88,22 @@ impl Process {
     /// # Errors
     /// [`Error::NoSuchProcess`] once it has ended.
     pub fn summary(&self) -> Result<Summary> {
-        let status: Status = procfile::parse(&self.subject("status"), &self.read("status")?)?;
+        let text = self.read("status")?;
+        let status: Status = procfile::parse(&self.subject("status"), &text)?;
+        let stat: Stat = procfile::parse(&self.subject("stat"), &self.read("stat")?)?;
         let sigkill = 1 << (libc::SIGKILL - 1);
         let kib = |value: Option<u64>| Bytes::from_kib(value.unwrap_or(0));
         Ok(Summary {
             state: status.state.chars().next().unwrap_or('?'),
             has_memory: status.vmsize.is_some(),
+            is_kernel_thread: stat.flags & PF_KTHREAD != 0,
+            stack_start: stat.startstack,
             killed: (status.sigpnd | status.shdpnd) & sigkill != 0,
             rss: kib(status.vmrss),
             rss_anon: kib(status.rssanon),
             rss_shmem: kib(status.rssshmem),
             page_tables: kib(status.vmpte),
-            comm: status.name,
+            comm: name_in(&text),
         })
     }
 
@@ -138,6 +147,13 @@ impl Process {
         threads.flatten().filter_map(rss).max().unwrap_or(Bytes::ZERO)
     }
 
+    /// Whether the process with the number `other` has the same address space (kcmp(2)). Where that
+    /// cannot be asked, they are taken for different.
+    #[must_use]
+    pub fn shares_memory_with(&self, other: i32) -> bool {
+        kcmp::same_address_space(self.pid, other)
+    }
+
     fn subject(&self, name: &str) -> String {
         format!("/proc/{}/{name}", self.pid)
     }
@@ -158,6 +174,16 @@ impl AsFd for Process {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
+}
+
+/// `PF_KTHREAD` (include/linux/sched.h).
+const PF_KTHREAD: u32 = 0x0020_0000;
+
+/// The name in a `status` file, colons and odd bytes included.
+fn name_in(status: &[u8]) -> String {
+    let line = status.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    let name = line.strip_prefix(b"Name:\t").unwrap_or_default();
+    String::from_utf8_lossy(name).into_owned()
 }
 
 /// The numbers of all processes, ascending.

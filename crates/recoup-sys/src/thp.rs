@@ -56,8 +56,10 @@ impl Thp {
     /// only the PMD size.
     #[must_use]
     pub fn sizes(&self) -> Vec<Size> {
+        let inherited = self.enabled().unwrap_or_default();
         let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
-        let mut sizes: Vec<Size> = entries.filter_map(|entry| Self::size(&entry.path())).collect();
+        let mut sizes: Vec<Size> =
+            entries.filter_map(|entry| Self::size(&entry.path(), &inherited)).collect();
         if sizes.is_empty() && self.enabled().is_ok() {
             let only =
                 Size { order: PMD_ORDER, anonymous: None, partially_mapped: None, enabled: true };
@@ -79,7 +81,7 @@ impl Thp {
         self.sizes().iter().filter(|size| in_use(size)).map(|size| size.order).collect()
     }
 
-    fn size(directory: &Path) -> Option<Size> {
+    fn size(directory: &Path, inherited: &str) -> Option<Size> {
         let name = directory.file_name()?.to_str()?;
         let kib: u64 = name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
         let pages = Bytes::from_kib(kib).0 >> PAGE_SHIFT;
@@ -91,7 +93,10 @@ impl Thp {
             order,
             anonymous: count("nr_anon"),
             partially_mapped: count("nr_anon_partially_mapped"),
-            enabled: chosen(&enabled) != "never",
+            enabled: match chosen(&enabled) {
+                "inherit" => inherited != "never",
+                own => own != "never",
+            },
         })
     }
 }

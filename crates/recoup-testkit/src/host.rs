@@ -5,7 +5,7 @@ use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 /// Where the lock is, which also keeps what has to be put back.
-const JOURNAL: &str = "/tmp/recoup-host-settings.lock";
+const JOURNAL: &str = "/run/recoup-host-settings.lock";
 
 /// A setting that is changed until this is dropped, also by a panic.
 ///

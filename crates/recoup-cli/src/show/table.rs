@@ -2,6 +2,7 @@
 
 use anstyle::{AnsiColor, Style};
 use comfy_table::{CellAlignment, Table, presets};
+use recoup_reclaim::charge::CgroupOutcome;
 use recoup_reclaim::outcome::{LeftAlone, ProcessOutcome, Stuck};
 use recoup_reclaim::run::RunOutcome;
 use recoup_sys::{Bytes, Features, Support};
@@ -40,13 +41,18 @@ fn count(stuck: &Stuck) -> String {
     }
 }
 
+/// A cgroup's path, whose names anybody may have chosen.
+fn path_of(group: &CgroupOutcome) -> String {
+    plain(&group.path.display().to_string())
+}
+
 /// What is stuck, by process.
 pub(crate) fn print_report(outcome: &RunOutcome) {
     let mut table = table(&[
         "PID",
         "COMMAND",
         "RSS",
-        "COULD COME BACK",
+        "STUCK",
         "THP HOLES",
         "(COUNT)",
         "LAZILY FREED",
@@ -159,7 +165,7 @@ pub(crate) fn print_reclaim(outcome: &RunOutcome) {
 fn print_charges(outcome: &RunOutcome) {
     for group in &outcome.cgroups {
         if let (Some(before), Some(after)) = (group.charged_before, group.charged_after) {
-            let (path, before, after) = (group.path.display(), human(before), human(after));
+            let (path, before, after) = (path_of(group), human(before), human(after));
             anstream::println!("charged to {path}: {before} -> {after}");
         }
     }
@@ -183,7 +189,7 @@ pub(crate) fn print_host(outcome: &RunOutcome) {
         if let (Some(charge), Some(unexplained)) = (group.charged_before, group.unexplained) {
             anstream::println!(
                 "cgroup {}: {} charged, {} of it in no process's RSS and no cache",
-                group.path.display(),
+                path_of(group),
                 human(charge),
                 human(unexplained)
             );

@@ -37,12 +37,16 @@ fn a_kernel_thread_is_called_one() {
 
 #[test]
 fn a_cgroup_that_does_not_exist_is_named_with_where_to_look() {
+    let hierarchy = recoup_sys::cgroup::Hierarchy::find().expect("the mounts");
+    require!(hierarchy.is_some(), "a memory cgroup hierarchy");
     let output = recoup(&["reclaim", "--cgroup", "/no/such/group"]);
     fails_with(&output, 1, &["/no/such/group", "name a directory below"]);
 }
 
 #[test]
 fn a_directory_that_is_no_cgroup_is_refused() {
+    let hierarchy = recoup_sys::cgroup::Hierarchy::find().expect("the mounts");
+    require!(hierarchy.is_some(), "a memory cgroup hierarchy");
     fails_with(&recoup(&["report", "--cgroup", "/tmp"]), 1, &["/tmp is no memory cgroup"]);
 }
 
@@ -80,6 +84,33 @@ fn without_privileges_it_says_so_and_what_to_do() {
 }
 
 #[test]
+fn without_privileges_reclaiming_an_own_process_is_not_done_and_said_so() {
+    require!(kernel::is_root(), "root, to run as another user");
+    let mut sleeper = std::process::Command::new("sleep");
+    let mut sleeper = as_nobody(&mut sleeper).arg("60").spawn().expect("sleep starts");
+    let output = unprivileged(&["reclaim", "--json", "--pid", &sleeper.id().to_string()]);
+    sleeper.kill().expect("a child that was not reaped");
+    sleeper.wait().expect("a child");
+    fails_with(&output, 1, &["not everything can be given back", "run as root"]);
+    assert!(text(&output.stdout).contains("\"errors\": [\n    \"not everything"));
+}
+
+#[test]
+fn watching_ends_when_the_process_has_ended() {
+    require!(kernel::is_root(), "root");
+    let workload = recoup_testkit::Workload::start();
+    let recoup = std::process::Command::new(recoup_testkit::workload::binary("recoup"))
+        .args(["reclaim", "--watch", "50ms", "--pid", &workload.pid().to_string()])
+        .stderr(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("recoup starts");
+    drop(workload);
+    let output = recoup.wait_with_output().expect("its output");
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+}
+
+#[test]
 fn without_privileges_doctor_names_what_is_missing() {
     require!(kernel::is_root(), "root, to run as another user");
     let output = unprivileged(&["doctor"]);
@@ -91,18 +122,16 @@ fn without_privileges_doctor_names_what_is_missing() {
 
 /// Runs a copy of `recoup` that everybody may run as a user without any privilege.
 fn unprivileged(arguments: &[&str]) -> Output {
-    use std::os::unix::process::CommandExt;
     let directory = tempfile::Builder::new()
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
         .tempdir_in("/tmp")
         .expect("a directory");
     let copy = directory.path().join("recoup");
     std::fs::copy(recoup_testkit::workload::binary("recoup"), &copy).expect("a copy");
-    std::process::Command::new(&copy)
-        .args(arguments)
-        .current_dir("/")
-        .uid(65534)
-        .gid(65534)
-        .output()
-        .expect("recoup starts")
+    as_nobody(std::process::Command::new(&copy).args(arguments)).output().expect("recoup starts")
+}
+
+fn as_nobody(command: &mut std::process::Command) -> &mut std::process::Command {
+    use std::os::unix::process::CommandExt;
+    command.current_dir("/").uid(65534).gid(65534)
 }

@@ -1,6 +1,10 @@
 //! What the program says about itself: help, manual pages, completions, doctor, demo.
 
-use recoup_testkit::{kernel, require};
+use std::process::{Command, Stdio};
+
+use recoup_testkit::host::THP_ENABLED;
+use recoup_testkit::workload::binary;
+use recoup_testkit::{HostSetting, kernel, require};
 
 use crate::{document, recoup, text};
 
@@ -34,16 +38,20 @@ fn doctor_says_of_each_thing_whether_it_works_here() {
 #[test]
 fn the_demonstration_succeeds_and_leaves_nothing_behind() {
     require!(kernel::is_root(), "root");
-    let output = recoup(&["demo"]);
+    let _thp = HostSetting::set(THP_ENABLED, "madvise");
+    let demo = Command::new(binary("recoup"))
+        .arg("demo")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("recoup starts");
+    let own_group = format!("recoup-demo-{}", demo.id());
+    let output = demo.wait_with_output().expect("its output");
     let (printed, errors) = (text(&output.stdout), text(&output.stderr));
     assert!(output.status.success(), "{printed}{errors}");
     assert!(printed.contains("all intact"), "{printed}");
+    assert!(printed.contains("came back to the cgroup's charge"), "{printed}");
     let hierarchy = recoup_sys::cgroup::Hierarchy::find().expect("the mounts");
-    let groups = hierarchy.map(|h| std::fs::read_dir(h.root()).expect("cgroups"));
-    let left = groups
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with("recoup-demo-"));
-    assert_eq!(left.count(), 0);
+    require!(hierarchy.is_some(), "a memory cgroup hierarchy");
+    assert!(!hierarchy.is_some_and(|h| h.root().join(own_group).exists()));
 }

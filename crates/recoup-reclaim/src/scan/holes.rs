@@ -48,9 +48,19 @@ impl Hole {
     }
 }
 
+/// What the kernel's count of a frame's mappings means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapCounts {
+    /// How often this frame is mapped.
+    EachPage,
+    /// An average over the huge page, which says nothing of a hole (`CONFIG_NO_PAGE_MAPCOUNT`).
+    Average,
+}
+
 /// Finds holes block by block.
 #[derive(Debug)]
 pub struct HoleFinder {
+    map_counts: MapCounts,
     smallest: u8,
     largest: u8,
 }
@@ -58,9 +68,9 @@ pub struct HoleFinder {
 impl HoleFinder {
     /// A finder of huge pages of these orders.
     #[must_use]
-    pub fn new(orders: &[u8]) -> Self {
+    pub fn new(orders: &[u8], map_counts: MapCounts) -> Self {
         let smallest = orders.iter().copied().min().unwrap_or(u8::MAX);
-        Self { smallest, largest: orders.iter().copied().max().unwrap_or(0) }
+        Self { map_counts, smallest, largest: orders.iter().copied().max().unwrap_or(0) }
     }
 
     /// Adds the holes of a block. Costs about a nanosecond a page, and a few flags' reads for each
@@ -129,10 +139,41 @@ impl HoleFinder {
                 frame,
                 order: folio.order,
                 unmapped: Pages((pages.len() - mapped_here) as u64),
-                sharing: sharing(block, &pages, index, frame, frames)?,
+                sharing: self.sharing(block, &pages, (index, frame), frames)?,
             });
         }
         Ok(folio.head..folio.head + folio.size())
+    }
+}
+
+impl HoleFinder {
+    /// Whether another process maps some of the huge page: a page that is mapped here, or, as far as
+    /// the kernel counts that, the first one of a stretch that isn't (after a fork, parts are kept
+    /// and given up in stretches).
+    fn sharing(
+        &self,
+        block: &Block,
+        pages: &Range<usize>,
+        (index, frame): (usize, Pfn),
+        frames: &impl Frames,
+    ) -> Result<Sharing> {
+        let mut previous_mapped = true;
+        for i in pages.clone() {
+            let frame = expected(frame, index, i);
+            let word = block.word(i);
+            let mapped_here = word.frame() == Some(frame);
+            let elsewhere = if mapped_here {
+                !word.has(Word::EXCLUSIVE)
+            } else {
+                let counted = self.map_counts == MapCounts::EachPage && previous_mapped;
+                counted && frames.map_count(frame)? > 0
+            };
+            if elsewhere {
+                return Ok(Sharing::Shared);
+            }
+            previous_mapped = mapped_here;
+        }
+        Ok(Sharing::Exclusive)
     }
 }
 
@@ -156,31 +197,4 @@ fn mapped<'a>(
 ) -> impl Iterator<Item = usize> + use<'a> {
     let here = move |&i: &usize| block.word(i).frame() == Some(expected(frame, index, i));
     pages.clone().filter(here)
-}
-
-/// Whether another process maps some of the huge page: a page that is mapped here, or the first
-/// one of a stretch that isn't (after a fork, parts are kept and given up in stretches).
-fn sharing(
-    block: &Block,
-    pages: &Range<usize>,
-    index: usize,
-    frame: Pfn,
-    frames: &impl Frames,
-) -> Result<Sharing> {
-    let mut previous_mapped = true;
-    for i in pages.clone() {
-        let frame = expected(frame, index, i);
-        let word = block.word(i);
-        let mapped_here = word.frame() == Some(frame);
-        let elsewhere = if mapped_here {
-            !word.has(Word::EXCLUSIVE)
-        } else {
-            previous_mapped && frames.map_count(frame)? > 0
-        };
-        if elsewhere {
-            return Ok(Sharing::Shared);
-        }
-        previous_mapped = mapped_here;
-    }
-    Ok(Sharing::Exclusive)
 }

@@ -13,12 +13,13 @@ pub mod picture;
 pub mod tables;
 pub mod walk;
 
-use recoup_sys::kpage::Frames;
+use recoup_sys::kpage::{Flags, Frames};
+use recoup_sys::units::{PAGES_PER_BLOCK, PMD_ORDER};
 use recoup_sys::{PageRange, Pages, Pfn, Result};
 
 use block::Block;
-use holes::{Hole, HoleFinder};
-use lazyfree::{LazyFinder, Sampling};
+use holes::{Hole, HoleFinder, MapCounts};
+use lazyfree::{LazyFinder, LazyRun, Sampling};
 use owners::Owners;
 use picture::Painter;
 use tables::Census;
@@ -29,6 +30,8 @@ use walk::Walk;
 pub struct Settings {
     /// Orders of anonymous huge pages that exist on this host, smallest first.
     pub orders: Vec<u8>,
+    /// Whether the kernel counts the mappings of single pages.
+    pub map_counts: MapCounts,
     /// How closely lazily freed memory is looked for.
     pub sampling: Sampling,
     /// The frame of the shared zero page.
@@ -46,13 +49,22 @@ pub enum Picture {
     Draw,
 }
 
+/// Whether a block maps the shared huge zero page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HugeZero {
+    /// It does, as a whole.
+    Yes,
+    /// It holds something else.
+    No,
+}
+
 /// What was found since the findings were last taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Findings {
     /// Huge pages that are mapped only in part.
     pub holes: Vec<Hole>,
     /// Runs of lazily freed pages that are still resident.
-    pub lazy: Vec<PageRange>,
+    pub lazy: Vec<LazyRun>,
 }
 
 impl Findings {
@@ -91,7 +103,7 @@ impl<'a, F: Frames> Scan<'a, F> {
     pub fn new(settings: &Settings, frames: Option<&'a F>) -> Self {
         Self {
             frames,
-            holes: HoleFinder::new(&settings.orders),
+            holes: HoleFinder::new(&settings.orders, settings.map_counts),
             lazy: LazyFinder::new(settings.sampling),
             painter: (settings.picture == Picture::Draw).then(Painter::default),
             census: Census::new(settings.zero_page),
@@ -125,20 +137,37 @@ impl<'a, F: Frames> Scan<'a, F> {
             return Ok(());
         }
         self.pages += block.used();
-        self.census.visit(block);
-        self.owners.visit(block, self.census.zero_page());
-        let Some(frames) = self.frames else {
+        let zero = self.is_huge_zero_page(block)?;
+        self.census.visit(block, zero);
+        if zero == HugeZero::Yes {
+            self.painter.iter_mut().for_each(|painter| painter.paint_zero_page(block));
             return Ok(());
-        };
+        }
+        self.owners.visit(block, self.census.zero_page());
+        let Some(frames) = self.frames else { return Ok(()) };
         let (holes_before, lazy_before) = (findings.holes.len(), findings.lazy.len());
         self.holes.visit(block, frames, &mut findings.holes)?;
         self.lazy.visit(block, frames, &mut findings.lazy)?;
         if let Some(painter) = &mut self.painter {
             let holes = &findings.holes[holes_before..];
-            let lazy = (&findings.lazy[lazy_before..], self.lazy.open_run());
-            painter.paint(block, holes, lazy, self.census.zero_page(), frames)?;
+            let lazy = findings.lazy[lazy_before..].iter().map(|run| run.range);
+            let lazy: Vec<PageRange> = lazy.chain(self.lazy.open_run()).collect();
+            painter.paint(block, holes, &lazy, self.census.zero_page(), frames)?;
         }
         Ok(())
+    }
+
+    /// Whether the block maps the huge zero page: only its frame's flags tell.
+    fn is_huge_zero_page(&self, block: &Block) -> Result<HugeZero> {
+        let ends = (block.word(0).frame(), block.word(PAGES_PER_BLOCK - 1).frame());
+        if let (Some(first), Some(last), Some(frames)) = (ends.0, ends.1, self.frames)
+            && first.align_down(PMD_ORDER) == first
+            && last.0 == first.0 + PAGES_PER_BLOCK as u64 - 1
+            && frames.flags(first)?.has(Flags::ZERO_PAGE)
+        {
+            return Ok(HugeZero::Yes);
+        }
+        Ok(HugeZero::No)
     }
 
     /// The picture, if one was wanted.

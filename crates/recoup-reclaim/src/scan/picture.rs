@@ -83,8 +83,17 @@ pub struct Painter {
 impl Painter {
     /// Adds a block whose page table maps nothing.
     pub(super) fn paint_empty_table(&mut self, block: &Block) {
+        self.paint_all(block, Content::EmptyTable);
+    }
+
+    /// Adds a block that maps the huge zero page.
+    pub(super) fn paint_zero_page(&mut self, block: &Block) {
+        self.paint_all(block, Content::ZeroPage);
+    }
+
+    fn paint_all(&mut self, block: &Block, content: Content) {
         let mut cell = Cell::new(block.start());
-        cell.add(Content::EmptyTable, block.range().length());
+        cell.add(content, block.range().length());
         self.cells.push(cell);
     }
 
@@ -93,12 +102,12 @@ impl Painter {
         &mut self,
         block: &Block,
         holes: &[Hole],
-        (lazy, open): (&[PageRange], Option<PageRange>),
+        lazy: &[PageRange],
         zero_page: Option<Pfn>,
         frames: &impl Frames,
     ) -> Result<()> {
         let mut cell = Cell::new(block.start());
-        let lazily_freed = |page| lazy.iter().chain(open.as_ref()).any(|run| run.contains(page));
+        let lazily_freed = |page| lazy.iter().any(|run| run.contains(page));
         let mut index = 0;
         while index < PAGES_PER_BLOCK {
             let whole = whole_huge_page(block, index, frames)?;

@@ -12,6 +12,7 @@ use recoup_sys::pagemap::Word;
 use recoup_sys::units::{PMD_TABLE_SPAN, TABLE_SHIFT};
 use recoup_sys::{Bytes, Pages, Pfn};
 
+use super::HugeZero;
 use super::block::Block;
 
 /// How many tables are needed, and for what.
@@ -44,12 +45,16 @@ impl Census {
     }
 
     /// Counts the table of a block that holds something. Blocks come in ascending order.
-    pub fn visit(&mut self, block: &Block) {
+    pub fn visit(&mut self, block: &Block, huge_zero: HugeZero) {
         self.needed += Pages(1);
         let gib = block.start().0 / PMD_TABLE_SPAN.whole_pages().0;
         if self.last_gib.replace(gib) != Some(gib) {
             self.pmd_tables += Pages(1);
             self.pud_tables.insert(gib >> TABLE_SHIFT);
+        }
+        if huge_zero == HugeZero::Yes {
+            self.zero_only += Pages(1);
+            return;
         }
         let mut used = block.words().filter(|word| word.0 != 0);
         match used.next() {

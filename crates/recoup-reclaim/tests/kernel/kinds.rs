@@ -274,3 +274,45 @@ fn small_holes_are_left_alone_when_asked() {
     assert_eq!(outcome.recovered.thp_holes.0, 300 * 4 * KIB);
     assert_eq!(outcome.left_alone.0[&Reason::TooSmall].0, 5 * 4 * KIB);
 }
+
+#[test]
+fn huge_pages_that_are_in_use_again_keep_their_mappings_but_for_one_tried() {
+    require!(kernel::is_root(), "root");
+    let _thp = HostSetting::set(THP_ENABLED, "madvise");
+    let mut workload = Workload::start();
+    let addresses = workload.map(&format!("map a {PAGES} huge"));
+    workload.tell("fill a");
+    workload.tell(&format!("free a 0 {PAGES} {PAGES} 1"));
+    workload.tell("fill a");
+    let outcome = reclaim(&workload);
+    assert_eq!(outcome.recovered.lazyfree.0, 0);
+    assert_eq!(outcome.left_alone.0[&Reason::InUseAgain].0, PAGES * 4 * KIB);
+    let huge = kernel::smaps_bytes_in(workload.pid(), addresses, "AnonHugePages");
+    assert!(huge >= (THPS - 1) * 2 * MIB, "{huge}");
+    assert_eq!(workload.tell("verify a"), "0 wrong");
+}
+
+#[test]
+fn lazily_freed_memory_that_a_child_shares_is_not_counted() {
+    require!(kernel::is_root(), "root");
+    let mut workload = Workload::start();
+    workload.map("map a 2048 base");
+    workload.tell("fill a");
+    workload.tell("free a 0 2048 2048 1");
+    workload.tell("fork");
+    assert_eq!(report(&workload).stuck.lazyfree.0, 0);
+}
+
+#[test]
+fn tables_of_the_huge_zero_page_are_zero_tables() {
+    require!(kernel::is_root(), "root");
+    let setting = "/sys/kernel/mm/transparent_hugepage/use_zero_page";
+    let _zero = HostSetting::set(setting, "1");
+    let thp = std::fs::read_to_string(THP_ENABLED).expect("the setting");
+    require!(!thp.contains("[never]"), "transparent huge pages");
+    let mut workload = Workload::start();
+    workload.map(&format!("map z {} huge", 16 * BLOCK));
+    workload.tell(&format!("peek z 0 {BLOCK} 16"));
+    let found = report(&workload);
+    assert_eq!(found.stuck.zero_tables.0, 16 * 4 * KIB, "{:?}", found.stuck);
+}

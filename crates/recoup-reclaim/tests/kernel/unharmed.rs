@@ -50,6 +50,8 @@ fn killing_recoup_at_any_moment_leaves_the_target_unharmed() {
     let mut workload = Workload::start();
     workload.tell("hammer 2");
     let pid = workload.pid().to_string();
+    let splits = kernel::vmstat("thp_split_page ");
+    let (mut ended, mut killed) = (0, 0);
     for round in 0..200_u64 {
         let mut recoup = Command::new(binary("recoup"))
             .args(["reclaim", "--json", "--pid", &pid])
@@ -58,8 +60,17 @@ fn killing_recoup_at_any_moment_leaves_the_target_unharmed() {
             .expect("recoup starts");
         std::thread::sleep(Duration::from_micros(150 * (round % 97)));
         recoup.kill().expect("a child that was not reaped");
-        recoup.wait().expect("a child");
+        match recoup.wait().expect("a child").code() {
+            Some(_) => ended += 1,
+            None => killed += 1,
+        }
     }
+    assert!(
+        killed > 0 && killed + ended == 200,
+        "{killed} of {} were killed at work",
+        killed + ended
+    );
+    assert!(kernel::vmstat("thp_split_page ") > splits, "some got as far as splitting");
     let verdict = workload.tell("stop");
     assert!(verdict.ends_with(" 0 wrong"), "{verdict}");
 }
