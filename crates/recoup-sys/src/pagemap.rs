@@ -37,6 +37,13 @@ impl Word {
         self.0 & bits != 0
     }
 
+    /// Whether the page is in memory or swapped out. Other bits say nothing of that: on kernels with
+    /// `CONFIG_MEM_SOFT_DIRTY`, bit 55 is also set where nothing was ever mapped.
+    #[must_use]
+    pub const fn holds_something(self) -> bool {
+        self.has(Self::PRESENT | Self::SWAPPED)
+    }
+
     /// Whether the page is in memory and belongs to no file.
     #[must_use]
     pub const fn is_present_anonymous(self) -> bool {

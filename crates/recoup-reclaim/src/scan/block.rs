@@ -51,12 +51,27 @@ impl<'a> Block<'a> {
     /// Whether no page holds anything.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.words.iter().fold(0, |all, &word| all | word) == 0
+        !Word(self.words.iter().fold(0, |all, &word| all | word)).holds_something()
     }
 
     /// How many pages hold something.
     #[must_use]
     pub fn used(&self) -> Pages {
-        Pages(self.words.iter().map(|&word| u64::from(word != 0)).sum())
+        Pages(self.words().map(|word| u64::from(word.holds_something())).sum())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_page_of_a_new_mapping_is_soft_dirty_and_holds_nothing() {
+        let mut words = [1 << 55; PAGES_PER_BLOCK];
+        assert!(Block::new(PageIdx(0), &words).is_empty());
+        words[3] |= Word::PRESENT | 77;
+        let block = Block::new(PageIdx(0), &words);
+        assert!(!block.is_empty());
+        assert_eq!(block.used(), Pages(1));
     }
 }

@@ -51,7 +51,7 @@ impl Census {
             self.pmd_tables += Pages(1);
             self.pud_tables.insert(gib >> TABLE_SHIFT);
         }
-        let mut used = block.words().filter(|word| word.0 != 0);
+        let mut used = block.words().filter(|word| word.holds_something());
         match used.next() {
             Some(first) if self.is_zero_page(first) => {
                 self.zero_only += Pages(u64::from(used.all(|word| self.is_zero_page(word))));
