@@ -67,6 +67,16 @@ pub fn vmstat(name: &str) -> u64 {
     text.lines().find_map(value).unwrap_or(0)
 }
 
+/// Memory that is free or can be freed without swapping (`MemAvailable`), in bytes.
+///
+/// # Panics
+/// If it cannot be read.
+#[must_use]
+pub fn available_bytes() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").expect("/proc/meminfo");
+    sum_of_fields(&text, "MemAvailable")
+}
+
 /// The running kernel's version as (major, minor).
 ///
 /// # Panics

@@ -3,11 +3,13 @@
 //! Nothing here uses the code under test to judge it: effects are read from smaps, `status` and the
 //! cgroup's own files.
 
+pub mod figure;
 pub mod host;
 pub mod kernel;
 pub mod ratio;
 pub mod require;
 pub mod workload;
 
+pub use figure::{Figure, Size};
 pub use host::HostSetting;
 pub use workload::Workload;

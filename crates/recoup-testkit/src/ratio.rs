@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, clock_gettime};
+
 /// What a comparison measured.
 #[derive(Clone, Debug)]
 pub struct Comparison {
@@ -55,6 +57,15 @@ pub fn timed(thing: impl FnOnce()) -> Duration {
     let began = Instant::now();
     thing();
     began.elapsed()
+}
+
+/// How long something keeps a processor busy: unlike its time on the clock, this does not grow when
+/// other programs run meanwhile.
+pub fn cpu_time(thing: impl FnOnce()) -> Duration {
+    let now = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default();
+    let began = now();
+    thing();
+    now().saturating_sub(began)
 }
 
 /// The middle of some numbers, 0 for none.

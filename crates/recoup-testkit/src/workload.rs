@@ -6,6 +6,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use recoup_sys::cgroup::{Cgroup, Hierarchy, OwnCgroup};
 
+use crate::kernel;
+
 /// A running `recoup-workload`, ended when dropped. Its commands are listed in that program.
 #[derive(Debug)]
 pub struct Workload {
@@ -112,8 +114,35 @@ pub fn binary(name: &str) -> PathBuf {
     };
     let directory = std::env::var_os("RECOUP_BIN_DIR").map_or_else(beside_tests, PathBuf::from);
     let path = directory.join(name);
-    assert!(path.is_file(), "{} is missing: cargo build --workspace --bins", path.display());
+    let profile = if cfg!(debug_assertions) { "" } else { " --release" };
+    let remedy = format!("cargo build{profile} --workspace --bins");
+    assert!(path.is_file(), "{} is missing: {remedy}", path.display());
     path
+}
+
+/// The largest resident size of a `recoup` that reclaims once all that can be found in a process, in
+/// bytes.
+///
+/// # Panics
+/// If it cannot be started or prints nothing.
+#[must_use]
+pub fn peak_of_recoup(pid: i32) -> u64 {
+    // Watching keeps it alive after the first pass, so that its peak can be read.
+    let mut recoup = Command::new(binary("recoup"))
+        .args(["reclaim", "--exact", "--json", "--watch", "1h", "--pid"])
+        .arg(pid.to_string())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("recoup starts");
+    let mut line = String::new();
+    let output = recoup.stdout.take().expect("its output");
+    BufReader::new(output).read_line(&mut line).expect("a document");
+    let own_pid = i32::try_from(recoup.id()).expect("a pid");
+    let peak = kernel::status_bytes(own_pid, "VmHWM");
+    recoup.kill().expect("a child that was not reaped");
+    recoup.wait().expect("a child");
+    assert!(line.contains("lazyfree_bytes"), "{line}");
+    peak
 }
 
 /// A cgroup of the test's own, named after it; nothing where none can be made.

@@ -1,10 +1,7 @@
 //! Bounds that hold however large the target is. Counts decide, never time.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
-
 use crate::common::report;
-use recoup_testkit::workload::binary;
+use recoup_testkit::workload::peak_of_recoup;
 use recoup_testkit::{Workload, kernel, require};
 
 #[test]
@@ -43,22 +40,4 @@ fn recoup_needs_no_more_memory_for_a_target_with_more_findings() {
     let (small, large) = (peak(8), peak(256));
     assert!(large < small + (4 << 20), "{small} bytes for 16 MiB, {large} for 512 MiB");
     assert!(large < 64 << 20, "{large}");
-}
-
-/// The largest resident size of a `recoup` that reclaims once, in bytes.
-fn peak_of_recoup(pid: i32) -> u64 {
-    let mut recoup = Command::new(binary("recoup"))
-        .args(["reclaim", "--exact", "--json", "--watch", "1h", "--pid", &pid.to_string()])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("recoup starts");
-    let mut line = String::new();
-    let output = recoup.stdout.take().expect("its output");
-    BufReader::new(output).read_line(&mut line).expect("a document");
-    let own_pid = i32::try_from(recoup.id()).expect("a pid");
-    let peak = kernel::status_bytes(own_pid, "VmHWM");
-    recoup.kill().expect("a child that was not reaped");
-    recoup.wait().expect("a child");
-    assert!(line.contains("lazyfree_bytes"), "{line}");
-    peak
 }
