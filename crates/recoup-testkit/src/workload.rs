@@ -114,10 +114,21 @@ pub fn binary(name: &str) -> PathBuf {
     };
     let directory = std::env::var_os("RECOUP_BIN_DIR").map_or_else(beside_tests, PathBuf::from);
     let path = directory.join(name);
-    let profile = if cfg!(debug_assertions) { "" } else { " --release" };
-    let remedy = format!("cargo build{profile} --workspace --bins");
-    assert!(path.is_file(), "{} is missing: {remedy}", path.display());
+    if !path.is_file() {
+        build();
+    }
+    assert!(path.is_file(), "{} is missing: cargo build --workspace --bins", path.display());
     path
+}
+
+/// Builds the project's programs as this one was built, if cargo runs it: cargo builds only those of
+/// the packages that it was asked for.
+fn build() {
+    let Some(cargo) = std::env::var_os("CARGO") else { return };
+    let profile: &[&str] = if cfg!(debug_assertions) { &[] } else { &["--release"] };
+    let status =
+        Command::new(cargo).args(["build", "--workspace", "--bins"]).args(profile).status();
+    assert!(status.is_ok_and(|status| status.success()), "cargo build --workspace --bins");
 }
 
 /// The largest resident size of a `recoup` that reclaims once all that can be found in a process, in
