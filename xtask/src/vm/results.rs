@@ -87,19 +87,27 @@ pub(crate) struct Reader {
     unresolved: Option<String>,
     /// The test whose output is being shown.
     shown: Option<String>,
+    /// Within the output of tests that passed.
+    successes: bool,
 }
 
 impl Reader {
-    /// Takes one line in.
-    pub(crate) fn line(&mut self, line: &str) {
+    /// Takes one line in, and says whether people want to see it.
+    pub(crate) fn line(&mut self, line: &str) -> bool {
         if let Some(mark) = line.strip_prefix("@recoup ") {
             self.mark(mark);
-        } else {
-            match &mut self.part {
-                Part::Doctor(json) => json.push_str(line),
-                Part::Tests { .. } => self.test_line(line),
-                Part::Nothing | Part::Program(_) => {}
+            return false;
+        }
+        match &mut self.part {
+            Part::Doctor(json) => {
+                json.push_str(line);
+                false
             }
+            Part::Tests { .. } => {
+                self.test_line(line);
+                !self.successes && !line.is_empty()
+            }
+            Part::Nothing | Part::Program(_) => true,
         }
     }
 
@@ -143,6 +151,7 @@ impl Reader {
 
     fn end(&mut self, status: &str) {
         self.shown = None;
+        self.successes = false;
         match std::mem::take(&mut self.part) {
             Part::Nothing => {}
             Part::Doctor(json) => match serde_json::from_str(&json) {
@@ -178,6 +187,11 @@ impl Reader {
     }
 
     fn test_line(&mut self, line: &str) {
+        match line {
+            "successes:" => self.successes = true,
+            "failures:" => self.successes = false,
+            _ => {}
+        }
         if let Some(name) = line
             .strip_prefix("---- ")
             .and_then(|rest| rest.split(' ').next())
@@ -250,6 +264,7 @@ impl Reader {
             return;
         };
         *summed = true;
+        self.successes = false;
         let read = self.results.tests.len() - *first;
         if said != read {
             let words = format!("{name} counted {said} tests, but {read} results were read");
@@ -264,7 +279,9 @@ mod tests {
 
     fn read(text: &str) -> Results {
         let mut reader = Reader::default();
-        text.lines().for_each(|line| reader.line(line));
+        for line in text.lines() {
+            reader.line(line);
+        }
         reader.finish()
     }
 
@@ -320,6 +337,14 @@ test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
              test result: ok. 1 passed; 0 failed; 0 ignored\n@recoup end 0\n",
         );
         assert_eq!(results.counts(), (1, 0, 0));
+    }
+
+    #[test]
+    fn people_see_results_and_failures_but_not_what_passing_tests_print() {
+        let mut reader = Reader::default();
+        let seen: Vec<&str> = MIXED.lines().filter(|line| reader.line(line)).collect();
+        assert!(seen.contains(&"test a::fine ... ok") && seen.contains(&"boom"));
+        assert!(!seen.iter().any(|line| line.contains("skipped: main")));
     }
 
     #[test]

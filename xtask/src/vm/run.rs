@@ -79,10 +79,9 @@ impl Rig<'_> {
         let mut reader = Reader::default();
         let directory = logs.join(format!("{}-{}", machine.kernel.name, cell.guest.name));
         let boot = boot::boot(&machine, accelerator, &directory, &mut |line| {
-            if !line.starts_with("@recoup ") {
+            if reader.line(line) {
                 println!("{line}");
             }
-            reader.line(line);
         })?;
         let mut results = reader.finish();
         results.problems.extend(boot.problems.iter().cloned());

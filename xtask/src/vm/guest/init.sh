@@ -13,11 +13,12 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 echo +memory > /sys/fs/cgroup/cgroup.subtree_control
 ip link set lo up
 cd /tmp
-# The kernel has the first port for itself, so that its words never cut a line of ours.
+# The kernel has the first port for itself, so that its words never cut a line of ours. Through a
+# pipe, since programs that see a terminal draw on it.
 stty -F /dev/ttyS1 raw
-exec < /dev/null > /dev/ttyS1 2>&1
-sh /script
-echo "@recoup done $?"
+set -o pipefail
+sh /script < /dev/null 2>&1 | cat > /dev/ttyS1
+echo "@recoup done $?" > /dev/ttyS1
 # The host starts QEMU so that this ends it. Waits until the port has sent everything.
 stty -F /dev/ttyS1 cooked
 reboot -f
