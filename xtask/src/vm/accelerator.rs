@@ -18,11 +18,7 @@ impl Accelerator {
     /// KVM if it boots this kernel here, which a `/dev/kvm` that opens does not promise (nested
     /// virtualisation can lack what an ordinary guest needs).
     pub(crate) fn probe(kernel: &Kernel, directory: &Path) -> Self {
-        let openable = std::fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/dev/kvm")
-            .is_ok();
+        let openable = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_ok();
         let machine = Machine {
             memory_mib: 512,
             time_limit: Duration::from_secs(10),

@@ -67,9 +67,8 @@ fn archive_in(targets: &str) -> Option<&str> {
         let mut words = line.split_whitespace();
         let (address, suite) = (words.next()?, words.next()?);
         // Before the first `apt-get update` the origin is not known yet.
-        let debian = words
-            .next()
-            .map_or(address.ends_with("/debian/"), |origin| origin == "Debian");
+        let debian =
+            words.next().map_or(address.ends_with("/debian/"), |origin| origin == "Debian");
         (debian && !suite.contains("-security")).then_some(address)
     })
 }
@@ -90,9 +89,7 @@ impl Apt {
             let path = directory.join(below);
             fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
         }
-        let apt = Self {
-            directory: directory.to_owned(),
-        };
+        let apt = Self { directory: directory.to_owned() };
         fs::write(apt.configuration(), apt.configuration_text())?;
         fs::write(directory.join("sources.list"), sources(&archive()?, suites))?;
         run(apt.command("apt-get").args(["-qq", "update"]))
@@ -164,10 +161,7 @@ impl Apt {
             .args(["-qq", "download"])
             .args(packages.iter().map(Package::exact)))?;
         for entry in fs::read_dir(fetched.path())? {
-            run(Command::new("dpkg-deb")
-                .arg("-x")
-                .arg(entry?.path())
-                .arg(into))?;
+            run(Command::new("dpkg-deb").arg("-x").arg(entry?.path()).arg(into))?;
         }
         Ok(())
     }
@@ -200,14 +194,9 @@ fn archive() -> anyhow::Result<String> {
 
 fn output(command: &mut Command) -> anyhow::Result<String> {
     let shown = format!("{command:?}");
-    let output = command
-        .output()
-        .with_context(|| format!("cannot start {shown}"))?;
+    let output = command.output().with_context(|| format!("cannot start {shown}"))?;
     if !output.status.success() {
-        bail!(
-            "{shown}: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        bail!("{shown}: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     String::from_utf8(output.stdout).with_context(|| format!("what {shown} prints is not text"))
 }
@@ -240,11 +229,7 @@ Depends: kmod, linux-base (>= 4.3~), linux-image-6.1.0-50-cloud-amd64 (= 6.1.176
     #[test]
     fn only_packages_wanted_in_exactly_the_same_version_belong_to_one() {
         let packages = paragraphs(SHOWN);
-        assert!(
-            packages[0]
-                .tied()
-                .eq(["linux-base-cloud-amd64", "linux-image-7.2.12-amd64"])
-        );
+        assert!(packages[0].tied().eq(["linux-base-cloud-amd64", "linux-image-7.2.12-amd64"]));
         assert!(packages[1].tied().eq(["linux-image-6.1.0-50-cloud-amd64"]));
     }
 

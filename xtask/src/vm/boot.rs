@@ -21,13 +21,8 @@ const INTERVAL: Duration = Duration::from_millis(50);
 const STUCK: &str = "KVM internal error";
 
 /// What the kernel says on its console when it has gone wrong.
-const WRONG: [&str; 5] = [
-    "Kernel panic - not syncing",
-    "] Oops",
-    "] BUG: ",
-    "] kernel BUG at ",
-    ": BUG: soft lockup",
-];
+const WRONG: [&str; 5] =
+    ["Kernel panic - not syncing", "] Oops", "] BUG: ", "] kernel BUG at ", ": BUG: soft lockup"];
 
 /// How a guest came to its end.
 #[derive(Clone, Debug, Default)]
@@ -96,8 +91,7 @@ pub(crate) fn boot(
         }
         if boot.took > machine.time_limit {
             let seconds = machine.time_limit.as_secs();
-            boot.problems
-                .push(format!("not done after {seconds} s, ended by the host"));
+            boot.problems.push(format!("not done after {seconds} s, ended by the host"));
             break;
         }
         if text(&logs.qemu).contains(STUCK) {
@@ -109,8 +103,7 @@ pub(crate) fn boot(
     drop(qemu);
     boot.problems.extend(wrong_lines(&text(&logs.console)));
     if boot.status.is_none() && boot.problems.is_empty() {
-        boot.problems
-            .push(format!("ended early: {}", last_line(&logs)));
+        boot.problems.push(format!("ended early: {}", last_line(&logs)));
     }
     Ok(boot)
 }
@@ -151,10 +144,7 @@ struct Lines {
 
 impl Lines {
     fn of(file: File) -> Self {
-        Self {
-            file,
-            pending: Vec::new(),
-        }
+        Self { file, pending: Vec::new() }
     }
 
     fn read(&mut self, tell: &mut dyn FnMut(&str)) -> anyhow::Result<()> {

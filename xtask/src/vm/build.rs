@@ -41,10 +41,7 @@ struct Profile {
 /// All of the workspace's tests and programs, but for those of this crate.
 pub(crate) fn files(target_directory: &Path) -> anyhow::Result<Vec<GuestFile>> {
     let mut files = Vec::new();
-    for build in [
-        &["build", "--bins"][..],
-        &["test", "--no-run", "--lib", "--bins", "--tests"],
-    ] {
+    for build in [&["build", "--bins"][..], &["test", "--no-run", "--lib", "--bins", "--tests"]] {
         files.extend(guest_files(&messages(build, target_directory)?)?);
     }
     // Both builds name the programs.
@@ -58,22 +55,14 @@ fn messages(build: &[&str], target_directory: &Path) -> anyhow::Result<String> {
         .args(build)
         .args(["--workspace", "--exclude", env!("CARGO_PKG_NAME")])
         .args(["--quiet", "--profile", PROFILE, "--target", TARGET])
-        .args([
-            "--message-format",
-            "json-render-diagnostics",
-            "--target-dir",
-        ])
+        .args(["--message-format", "json-render-diagnostics", "--target-dir"])
         .arg(target_directory)
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
         .stdout(Stdio::piped())
         .spawn()
         .context("cannot start cargo")?;
     let output = child.wait_with_output()?;
-    ensure!(
-        output.status.success(),
-        "the tests for the guests do not build: {}",
-        output.status
-    );
+    ensure!(output.status.success(), "the tests for the guests do not build: {}", output.status);
     String::from_utf8(output.stdout).context("cargo's messages are not text")
 }
 
@@ -94,11 +83,7 @@ fn guest_files(messages: &str) -> anyhow::Result<Vec<GuestFile>> {
         let path = if profile.test {
             let package = package_name(&package_id);
             let kind = target.kind.first().map_or("", String::as_str);
-            let what = if kind == "lib" || kind == "bin" {
-                kind
-            } else {
-                &target.name
-            };
+            let what = if kind == "lib" || kind == "bin" { kind } else { &target.name };
             format!("{}/{package}.{what}", guest::TESTS)
         } else {
             format!("{}/{}", guest::PROGRAMS, target.name)
@@ -135,10 +120,7 @@ mod tests {
 
     #[test]
     fn packages_are_named_by_their_name() {
-        assert_eq!(
-            package_name("path+file:///r/crates/recoup-sys#0.1.0"),
-            "recoup-sys"
-        );
+        assert_eq!(package_name("path+file:///r/crates/recoup-sys#0.1.0"), "recoup-sys");
         assert_eq!(package_name("path+file:///r/x#recoup@0.1.0"), "recoup");
     }
 }

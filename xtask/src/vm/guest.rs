@@ -19,10 +19,7 @@ pub(crate) const DONE: &str = "@recoup done ";
 pub(crate) fn tests(filter: Option<&str>, demo: bool) -> String {
     let quoted = filter.unwrap_or_default().replace('\'', r"'\''");
     let demo = if demo { "yes" } else { "" };
-    format!(
-        "FILTER='{quoted}' DEMO={demo}\n{}",
-        include_str!("guest/tests.sh")
-    )
+    format!("FILTER='{quoted}' DEMO={demo}\n{}", include_str!("guest/tests.sh"))
 }
 
 #[cfg(test)]

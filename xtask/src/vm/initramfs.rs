@@ -25,18 +25,12 @@ enum Content {
 impl GuestFile {
     /// A program of the host.
     pub(crate) fn program(path: &str, from: &Path) -> Self {
-        Self {
-            path: path.to_owned(),
-            content: Content::Of(from.to_owned()),
-        }
+        Self { path: path.to_owned(), content: Content::Of(from.to_owned()) }
     }
 
     /// A script with this text.
     pub(crate) fn script(path: &str, text: &str) -> Self {
-        Self {
-            path: path.to_owned(),
-            content: Content::Text(text.to_owned()),
-        }
+        Self { path: path.to_owned(), content: Content::Text(text.to_owned()) }
     }
 
     /// Where it is in the guest, without the leading slash.
@@ -107,10 +101,7 @@ mod tests {
     #[test]
     fn an_archive_has_padded_headers_names_and_contents() {
         let mut bytes = Vec::new();
-        let files = [
-            GuestFile::script("init", "#!/bin/sh\n"),
-            GuestFile::script("bin/x", ""),
-        ];
+        let files = [GuestFile::script("init", "#!/bin/sh\n"), GuestFile::script("bin/x", "")];
         write(&mut bytes, &["bin"], &files).unwrap();
         assert_eq!(bytes.len() % 4, 0);
         let text = String::from_utf8(bytes).unwrap();

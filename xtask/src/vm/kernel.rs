@@ -36,10 +36,7 @@ impl Kernel {
     /// A kernel from a file, with its configuration beside it or not at all.
     pub(crate) fn from_file(image: &Path) -> anyhow::Result<Self> {
         let image = image.canonicalize().with_context(|| {
-            format!(
-                "no kernel named {}: the names are {NAMES:?}",
-                image.display()
-            )
+            format!("no kernel named {}: the names are {NAMES:?}", image.display())
         })?;
         let file = image.file_name().unwrap_or_default().to_string_lossy();
         let config = image.with_file_name(file.replacen("vmlinuz", "config", 1));
@@ -67,10 +64,7 @@ pub(crate) struct Kernels {
 
 impl Kernels {
     pub(crate) fn new() -> anyhow::Result<Self> {
-        Ok(Self {
-            cache: cache_directory()?,
-            apt: None,
-        })
+        Ok(Self { cache: cache_directory()?, apt: None })
     }
 
     /// Finds, fetches and unpacks a kernel.
@@ -103,12 +97,7 @@ fn get_from(apt: &Apt, cache: &Path, name: &str) -> anyhow::Result<Kernel> {
         fs::rename(unpacked.keep(), &directory)?;
     }
     let (image, config) = find_image(&directory)?;
-    Ok(Kernel {
-        name: name.to_owned(),
-        version: meta.version.clone(),
-        image,
-        config,
-    })
+    Ok(Kernel { name: name.to_owned(), version: meta.version.clone(), image, config })
 }
 
 /// The kernel and its configuration, in `/boot` or, in newer packages, beside the modules.
@@ -130,10 +119,7 @@ fn find_image(directory: &Path) -> anyhow::Result<(PathBuf, Option<PathBuf>)> {
             }
         }
     }
-    bail!(
-        "no vmlinuz in {}: remove it, so that it is fetched again",
-        directory.display()
-    )
+    bail!("no vmlinuz in {}: remove it, so that it is fetched again", directory.display())
 }
 
 /// The newest version of a series such as 6.1, or of all.
@@ -150,19 +136,13 @@ fn choose<'a>(versions: &'a [Package], name: &str) -> Option<&'a Package> {
 /// The numbers of an upstream version: 7, 2 and 12 of `7.2.12-1~bpo13+1`.
 fn numbers(version: &str) -> Vec<u64> {
     let upstream = version.split('-').next().unwrap_or_default();
-    upstream
-        .split('.')
-        .map_while(|part| part.parse().ok())
-        .collect()
+    upstream.split('.').map_while(|part| part.parse().ok()).collect()
 }
 
 /// `$XDG_CACHE_HOME/recoup`, or `~/.cache/recoup`.
 fn cache_directory() -> anyhow::Result<PathBuf> {
-    let absolute = |name| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
+    let absolute =
+        |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let base =
         absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
     Ok(base
@@ -177,21 +157,13 @@ mod tests {
     fn packages(versions: &[&str]) -> Vec<Package> {
         versions
             .iter()
-            .map(|version| Package {
-                version: (*version).to_owned(),
-                ..Package::default()
-            })
+            .map(|version| Package { version: (*version).to_owned(), ..Package::default() })
             .collect()
     }
 
     #[test]
     fn a_series_is_its_newest_version_and_not_that_of_a_longer_number() {
-        let all = packages(&[
-            "6.1.176-1",
-            "6.12.107-1",
-            "7.2.12-1~bpo13+1",
-            "6.12.95-1~bpo12+1",
-        ]);
+        let all = packages(&["6.1.176-1", "6.12.107-1", "7.2.12-1~bpo13+1", "6.12.95-1~bpo12+1"]);
         let chosen = |name| choose(&all, name).map(|package| package.version.as_str());
         assert_eq!(chosen("6.1"), Some("6.1.176-1"));
         assert_eq!(chosen("6.12"), Some("6.12.107-1"));

@@ -55,13 +55,7 @@ impl Machine {
         let mut arguments: Vec<String> = accelerator
             .arguments()
             .into_iter()
-            .chain([
-                "-nodefaults",
-                "-no-user-config",
-                "-display",
-                "none",
-                "-no-reboot",
-            ])
+            .chain(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
             .chain(["-m", &memory, "-smp", &cpus, "-kernel", &kernel])
             .chain(["-append", &command_line])
             .map(ToOwned::to_owned)
@@ -78,25 +72,14 @@ impl Machine {
         let mut arguments = Vec::new();
         let nodes = u64::from(self.numa_nodes);
         for node in 0..self.numa_nodes {
-            let memory = (self.memory_mib / nodes)
-                + if node == 0 {
-                    self.memory_mib % nodes
-                } else {
-                    0
-                };
+            let memory =
+                (self.memory_mib / nodes) + if node == 0 { self.memory_mib % nodes } else { 0 };
             arguments.push("-object".to_owned());
             arguments.push(format!("memory-backend-ram,id=memory{node},size={memory}M"));
             arguments.push("-numa".to_owned());
-            let last = if node + 1 == self.numa_nodes {
-                self.cpus
-            } else {
-                node + 1
-            };
-            let cpus = if node < last {
-                format!(",cpus={node}-{}", last - 1)
-            } else {
-                String::new()
-            };
+            let last = if node + 1 == self.numa_nodes { self.cpus } else { node + 1 };
+            let cpus =
+                if node < last { format!(",cpus={node}-{}", last - 1) } else { String::new() };
             arguments.push(format!("node,nodeid={node},memdev=memory{node}{cpus}"));
         }
         arguments
@@ -114,12 +97,7 @@ mod tests {
 
     #[test]
     fn nodes_share_all_memory_and_all_cpus() {
-        let machine = Machine {
-            numa_nodes: 2,
-            memory_mib: 1025,
-            cpus: 4,
-            ..machine()
-        };
+        let machine = Machine { numa_nodes: 2, memory_mib: 1025, cpus: 4, ..machine() };
         let arguments = machine.arguments(Accelerator::Tcg).join(" ");
         assert!(
             arguments.contains("id=memory0,size=513M -numa node,nodeid=0,memdev=memory0,cpus=0-0")

@@ -66,11 +66,7 @@ pub(crate) fn cells(kernels: &[String], guests: &[String], filter: Option<&str>)
             if by_name || by_default {
                 let filter = filter.or(guest.only).map(ToOwned::to_owned);
                 let kernel = kernel.clone();
-                cells.push(Cell {
-                    kernel,
-                    guest,
-                    filter,
-                });
+                cells.push(Cell { kernel, guest, filter });
             }
         }
     }
@@ -122,10 +118,7 @@ mod tests {
     fn a_filter_leaves_out_guests_that_are_for_other_tests() {
         let newest = [kernel::NEWEST.to_owned()];
         let filtered = cells(&newest, &[], Some("holes"));
-        assert_eq!(
-            shown(&filtered),
-            ["newest default holes", "newest numa holes"]
-        );
+        assert_eq!(shown(&filtered), ["newest default holes", "newest numa holes"]);
         assert_eq!(cells(&newest, &[], Some("small_memory_scan")).len(), 3);
     }
 

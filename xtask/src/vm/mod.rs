@@ -52,11 +52,8 @@ impl VmTest {
 }
 
 /// Programs that the rig starts, and the packages that have them.
-const NEEDED: [(&str, &str); 3] = [
-    ("qemu-system-x86_64", "qemu-system-x86"),
-    ("busybox", "busybox-static"),
-    ("apt-get", "apt"),
-];
+const NEEDED: [(&str, &str); 3] =
+    [("qemu-system-x86_64", "qemu-system-x86"), ("busybox", "busybox-static"), ("apt-get", "apt")];
 
 /// Runs the matrix, or what of it was asked for.
 pub(crate) fn run(arguments: &VmTest) -> anyhow::Result<()> {

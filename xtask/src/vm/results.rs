@@ -49,10 +49,7 @@ impl Results {
     /// How many passed, failed (with the problems, which are failures as well) and were skipped.
     pub(crate) fn counts(&self) -> (usize, usize, usize) {
         let count = |wanted: fn(&Outcome) -> bool| {
-            self.tests
-                .iter()
-                .filter(|test| wanted(&test.outcome))
-                .count()
+            self.tests.iter().filter(|test| wanted(&test.outcome)).count()
         };
         (
             count(|outcome| *outcome == Outcome::Passed),
@@ -163,18 +160,10 @@ impl Reader {
                 }
             },
             Part::Program(name) => {
-                let outcome = if status == "0" {
-                    Outcome::Passed
-                } else {
-                    Outcome::Failed
-                };
+                let outcome = if status == "0" { Outcome::Passed } else { Outcome::Failed };
                 self.results.tests.push(Test { name, outcome });
             }
-            Part::Tests {
-                name,
-                first,
-                summed,
-            } => {
+            Part::Tests { name, first, summed } => {
                 let own = &self.results.tests[first..];
                 let failed = own.iter().any(|test| test.outcome == Outcome::Failed);
                 // A program that dies takes the account of its tests with it.
@@ -192,18 +181,14 @@ impl Reader {
             "failures:" => self.successes = false,
             _ => {}
         }
-        if let Some(name) = line
-            .strip_prefix("---- ")
-            .and_then(|rest| rest.split(' ').next())
-        {
+        if let Some(name) = line.strip_prefix("---- ").and_then(|rest| rest.split(' ').next()) {
             self.shown = Some(name.to_owned());
         } else if let Some(counts) = line.strip_prefix("test result: ") {
             self.sum(counts);
         } else if let Some(skipped) = line.strip_prefix("skipped: ") {
             self.skip(skipped);
-        } else if let Some((name, result)) = line
-            .strip_prefix("test ")
-            .and_then(|rest| rest.split_once(" ... "))
+        } else if let Some((name, result)) =
+            line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... "))
         {
             self.result(name, result);
         } else if let Some(name) = self.unresolved.clone() {
@@ -255,12 +240,7 @@ impl Reader {
         };
         let said = [count(" passed"), count(" failed"), count(" ignored")];
         let said: usize = said.into_iter().flatten().sum();
-        let Part::Tests {
-            name,
-            first,
-            summed,
-        } = &mut self.part
-        else {
+        let Part::Tests { name, first, summed } = &mut self.part else {
             return;
         };
         *summed = true;
@@ -311,11 +291,8 @@ test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
     #[test]
     fn each_test_has_its_outcome_and_skips_have_their_reason() {
         let results = read(MIXED);
-        let outcomes: Vec<_> = results
-            .tests
-            .iter()
-            .map(|test| (test.name.as_str(), test.outcome.clone()))
-            .collect();
+        let outcomes: Vec<_> =
+            results.tests.iter().map(|test| (test.name.as_str(), test.outcome.clone())).collect();
         let skipped = |reason: &str| Outcome::Skipped(reason.to_owned());
         assert_eq!(
             outcomes,
@@ -361,10 +338,7 @@ test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
             "@recoup tests t\ntest a ... ok\n\
              test result: ok. 2 passed; 0 failed; 0 ignored\n@recoup end 0\n",
         );
-        assert_eq!(
-            results.problems,
-            ["t counted 2 tests, but 1 results were read"]
-        );
+        assert_eq!(results.problems, ["t counted 2 tests, but 1 results were read"]);
     }
 
     #[test]

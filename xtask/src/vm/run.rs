@@ -30,27 +30,14 @@ struct Rig<'a> {
 
 pub(crate) fn run(arguments: &VmTest) -> anyhow::Result<()> {
     let names = matrix::guest_names();
-    if let Some(unknown) = arguments
-        .guest
-        .iter()
-        .find(|name| !names.contains(&name.as_str()))
-    {
+    if let Some(unknown) = arguments.guest.iter().find(|name| !names.contains(&name.as_str())) {
         bail!("no guest named {unknown}: the names are {names:?}");
     }
     let directory = workspace()?.join("target/vm");
-    let mut rig = Rig {
-        arguments,
-        files: build::files(&directory)?,
-        directory,
-        accelerator: None,
-    };
+    let mut rig = Rig { arguments, files: build::files(&directory)?, directory, accelerator: None };
     let mut kernels = Kernels::new()?;
     let mut reports = Vec::new();
-    for cell in matrix::cells(
-        &arguments.kernel,
-        &arguments.guest,
-        arguments.filter.as_deref(),
-    ) {
+    for cell in matrix::cells(&arguments.kernel, &arguments.guest, arguments.filter.as_deref()) {
         let kernel = kernels.get(&cell.kernel)?;
         reports.push(rig.run(kernel, &cell)?);
     }
@@ -89,30 +76,18 @@ impl Rig<'_> {
             results.problems.push("the command failed".to_owned());
         }
         summarize(&results, &boot, &directory);
-        Ok(Report {
-            kernel: machine.kernel,
-            guest: cell.guest.name,
-            results,
-        })
+        Ok(Report { kernel: machine.kernel, guest: cell.guest.name, results })
     }
 
     fn machine(&self, kernel: Kernel, cell: &Cell) -> Machine {
         let script = self.arguments.run.clone().unwrap_or_else(|| {
-            let demo = cell
-                .filter
-                .as_deref()
-                .is_none_or(|filter| "recoup demo".contains(filter));
+            let demo = cell.filter.as_deref().is_none_or(|filter| "recoup demo".contains(filter));
             guest::tests(cell.filter.as_deref(), demo)
         });
         Machine {
             memory_mib: cell.guest.memory_mib,
             numa_nodes: cell.guest.numa_nodes,
-            command_line: cell
-                .guest
-                .command_line
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
+            command_line: cell.guest.command_line.iter().map(ToString::to_string).collect(),
             files: self.files.clone(),
             script,
             time_limit: self.arguments.time_limit(),

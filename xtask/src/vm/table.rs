@@ -53,9 +53,7 @@ fn mechanisms(text: &mut String, reports: &[Report]) {
     text.push_str("## What works\n\n");
     let features = |report: &Report| {
         let doctor = report.results.doctor.as_ref();
-        doctor
-            .map(|doctor| doctor.features.clone())
-            .unwrap_or_default()
+        doctor.map(|doctor| doctor.features.clone()).unwrap_or_default()
     };
     let names: Vec<String> = reports
         .iter()
@@ -87,9 +85,7 @@ fn mechanisms(text: &mut String, reports: &[Report]) {
 
 fn kernel(report: &Report) -> String {
     let doctor = report.results.doctor.as_ref();
-    doctor.map_or(report.kernel.version.clone(), |doctor| {
-        doctor.kernel.clone()
-    })
+    doctor.map_or(report.kernel.version.clone(), |doctor| doctor.kernel.clone())
 }
 
 fn answer(feature: &Feature, reasons: &mut Vec<String>) -> String {
@@ -117,15 +113,11 @@ fn options(text: &mut String, reports: &[Report]) {
         }
         done.push(&report.kernel.version);
         let mut cells = vec![report.kernel.version.clone()];
-        cells.extend(
-            OPTIONS
-                .iter()
-                .map(|option| match report.kernel.built_with(option) {
-                    Some(true) => "yes".to_owned(),
-                    Some(false) => "no".to_owned(),
-                    None => "?".to_owned(),
-                }),
-        );
+        cells.extend(OPTIONS.iter().map(|option| match report.kernel.built_with(option) {
+            Some(true) => "yes".to_owned(),
+            Some(false) => "no".to_owned(),
+            None => "?".to_owned(),
+        }));
         row(text, &cells);
     }
     text.push('\n');
@@ -133,10 +125,7 @@ fn options(text: &mut String, reports: &[Report]) {
 
 fn tests(text: &mut String, reports: &[Report]) {
     text.push_str("## What the tests say\n\n");
-    header(
-        text,
-        &["kernel", "guest", "passed", "failed", "skipped"].map(ToOwned::to_owned),
-    );
+    header(text, &["kernel", "guest", "passed", "failed", "skipped"].map(ToOwned::to_owned));
     let mut notes = Vec::new();
     for report in reports {
         let (passed, failed, skipped) = report.results.counts();
@@ -153,13 +142,7 @@ fn tests(text: &mut String, reports: &[Report]) {
                 }
             }
         }
-        notes.extend(
-            report
-                .results
-                .problems
-                .iter()
-                .map(|words| format!("{place}: {words}")),
-        );
+        notes.extend(report.results.problems.iter().map(|words| format!("{place}: {words}")));
     }
     if !notes.is_empty() {
         text.push('\n');
