@@ -3,6 +3,7 @@
 mod command;
 mod setup;
 mod test;
+mod vm;
 
 use clap::{Parser, Subcommand};
 
@@ -24,11 +25,14 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Run the tests on stock kernels, in virtual machines
+    VmTest(vm::VmTest),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().task {
         Task::Setup => setup::run(),
         Task::Test { arguments } => setup::run().and_then(|()| test::run_all(&arguments)),
+        Task::VmTest(arguments) => vm::run(&arguments),
     }
 }

@@ -1,0 +1,126 @@
+//! Builds the tests and programs that go into a guest: statically linked, so that it needs no
+//! libraries, optimised a little, since its processor may be an emulated one, and stripped.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context, ensure};
+use serde::Deserialize;
+
+use super::guest;
+use super::initramfs::GuestFile;
+use crate::command::cargo;
+
+/// Named, so that programs for the build itself (macros, build scripts) are not linked statically.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// The profile in the workspace's `Cargo.toml`.
+const PROFILE: &str = "vm";
+
+/// What cargo says of something that it built.
+#[derive(Debug, Deserialize)]
+struct Artifact {
+    #[serde(default)]
+    package_id: String,
+    target: Option<Target>,
+    profile: Option<Profile>,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Profile {
+    test: bool,
+}
+
+/// All of the workspace's tests and programs, but for those of this crate.
+pub(crate) fn files(target_directory: &Path) -> anyhow::Result<Vec<GuestFile>> {
+    let mut files = Vec::new();
+    for build in [&["build", "--bins"][..], &["test", "--no-run", "--lib", "--bins", "--tests"]] {
+        files.extend(guest_files(&messages(build, target_directory)?)?);
+    }
+    // Both builds name the programs.
+    files.sort_by(|one, other| one.path().cmp(other.path()));
+    files.dedup_by(|one, other| one.path() == other.path());
+    Ok(files)
+}
+
+fn messages(build: &[&str], target_directory: &Path) -> anyhow::Result<String> {
+    let child = cargo()
+        .args(build)
+        .args(["--workspace", "--exclude", env!("CARGO_PKG_NAME")])
+        .args(["--quiet", "--profile", PROFILE, "--target", TARGET])
+        .args(["--message-format", "json-render-diagnostics", "--target-dir"])
+        .arg(target_directory)
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start cargo")?;
+    let output = child.wait_with_output()?;
+    ensure!(output.status.success(), "the tests for the guests do not build: {}", output.status);
+    String::from_utf8(output.stdout).context("cargo's messages are not text")
+}
+
+fn guest_files(messages: &str) -> anyhow::Result<Vec<GuestFile>> {
+    let mut files = Vec::new();
+    for line in messages.lines() {
+        let artifact: Artifact = serde_json::from_str(line)
+            .with_context(|| format!("cargo printed a line that is no message: {line}"))?;
+        let Artifact {
+            package_id,
+            target: Some(target),
+            profile: Some(profile),
+            executable: Some(executable),
+        } = artifact
+        else {
+            continue;
+        };
+        let path = if profile.test {
+            let package = package_name(&package_id);
+            let kind = target.kind.first().map_or("", String::as_str);
+            let what = if kind == "lib" || kind == "bin" { kind } else { &target.name };
+            format!("{}/{package}.{what}", guest::TESTS)
+        } else {
+            format!("{}/{}", guest::PROGRAMS, target.name)
+        };
+        files.push(GuestFile::program(&path, &executable));
+    }
+    Ok(files)
+}
+
+/// The name in a package id: what follows `#`, or the last directory where only the version does.
+fn package_name(id: &str) -> &str {
+    let (path, fragment) = id.rsplit_once('#').unwrap_or((id, ""));
+    match fragment.split_once('@') {
+        Some((name, _)) => name,
+        None => path.rsplit('/').next().unwrap_or(path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tests_and_programs_have_their_places() {
+        let messages = r#"{"reason":"compiler-artifact","package_id":"path+file:///r/crates/sys#0.1.0","target":{"name":"features","kind":["test"]},"profile":{"test":true},"executable":"/t/features-1"}
+{"reason":"compiler-artifact","package_id":"path+file:///r/crates/sys#0.1.0","target":{"name":"sys","kind":["lib"]},"profile":{"test":true},"executable":"/t/sys-1"}
+{"reason":"compiler-artifact","package_id":"path+file:///r/crates/cli#0.1.0","target":{"name":"recoup","kind":["bin"]},"profile":{"test":false},"executable":"/t/recoup"}
+{"reason":"compiler-artifact","package_id":"registry#libc@0.2.1","target":{"name":"libc","kind":["lib"]},"profile":{"test":false},"executable":null}
+{"reason":"build-finished","success":true}"#;
+        let files = guest_files(messages).unwrap();
+        let paths: Vec<&str> = files.iter().map(GuestFile::path).collect();
+        assert_eq!(paths, ["tests/sys.features", "tests/sys.lib", "bin/recoup"]);
+    }
+
+    #[test]
+    fn packages_are_named_by_their_name() {
+        assert_eq!(package_name("path+file:///r/crates/recoup-sys#0.1.0"), "recoup-sys");
+        assert_eq!(package_name("path+file:///r/x#recoup@0.1.0"), "recoup");
+    }
+}

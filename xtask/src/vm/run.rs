@@ -1,0 +1,139 @@
+//! Runs the cells of the matrix one after another, and says how they ended.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+
+use super::accelerator::Accelerator;
+use super::boot::{self, Boot};
+use super::initramfs::GuestFile;
+use super::kernel::{Kernel, Kernels};
+use super::machine::Machine;
+use super::matrix::{self, Cell};
+use super::results::{Outcome, Reader, Results};
+use super::{VmTest, build, guest, table};
+
+/// What one guest said.
+pub(crate) struct Report {
+    pub(crate) kernel: Kernel,
+    pub(crate) guest: &'static str,
+    pub(crate) results: Results,
+}
+
+/// The guest's programs, and where it all is.
+struct Rig<'a> {
+    arguments: &'a VmTest,
+    files: Vec<GuestFile>,
+    directory: PathBuf,
+    accelerator: Option<Accelerator>,
+}
+
+pub(crate) fn run(arguments: &VmTest) -> anyhow::Result<()> {
+    let names = matrix::guest_names();
+    if let Some(unknown) = arguments.guest.iter().find(|name| !names.contains(&name.as_str())) {
+        bail!("no guest named {unknown}: the names are {names:?}");
+    }
+    let directory = workspace()?.join("target/vm");
+    let mut rig = Rig { arguments, files: build::files(&directory)?, directory, accelerator: None };
+    let mut kernels = Kernels::new()?;
+    let mut reports = Vec::new();
+    for cell in matrix::cells(&arguments.kernel, &arguments.guest, arguments.filter.as_deref()) {
+        let kernel = kernels.get(&cell.kernel)?;
+        reports.push(rig.run(kernel, &cell)?);
+    }
+    if arguments.write_table {
+        table::write(&workspace()?.join("docs/kernels.md"), &reports)?;
+    }
+    conclude(&reports)
+}
+
+impl Rig<'_> {
+    fn run(&mut self, kernel: Kernel, cell: &Cell) -> anyhow::Result<Report> {
+        let logs = self.directory.join("guests");
+        let accelerator = *self
+            .accelerator
+            .get_or_insert_with(|| Accelerator::probe(&kernel, &logs.join("probe")));
+        let machine = self.machine(kernel, cell);
+        println!(
+            "\n== {} ({}), {}: {} CPUs, {} MiB, {}",
+            machine.kernel.name,
+            machine.kernel.version,
+            cell.guest.name,
+            machine.cpus,
+            machine.memory_mib,
+            accelerator.name()
+        );
+        let mut reader = Reader::default();
+        let directory = logs.join(format!("{}-{}", machine.kernel.name, cell.guest.name));
+        let boot = boot::boot(&machine, accelerator, &directory, &mut |line| {
+            if reader.line(line) {
+                println!("{line}");
+            }
+        })?;
+        let mut results = reader.finish();
+        results.problems.extend(boot.problems.iter().cloned());
+        if self.arguments.run.is_some() && boot.status.is_some_and(|status| status != 0) {
+            results.problems.push("the command failed".to_owned());
+        }
+        summarize(&results, &boot, &directory);
+        Ok(Report { kernel: machine.kernel, guest: cell.guest.name, results })
+    }
+
+    fn machine(&self, kernel: Kernel, cell: &Cell) -> Machine {
+        let script = self.arguments.run.clone().unwrap_or_else(|| {
+            let demo = cell.filter.as_deref().is_none_or(|filter| "recoup demo".contains(filter));
+            guest::tests(cell.filter.as_deref(), demo)
+        });
+        Machine {
+            memory_mib: cell.guest.memory_mib,
+            numa_nodes: cell.guest.numa_nodes,
+            command_line: cell.guest.command_line.iter().map(ToString::to_string).collect(),
+            files: self.files.clone(),
+            script,
+            time_limit: self.arguments.time_limit(),
+            ..Machine::with(kernel)
+        }
+    }
+}
+
+fn summarize(results: &Results, boot: &Boot, directory: &Path) {
+    for test in &results.tests {
+        match &test.outcome {
+            Outcome::Passed => {}
+            Outcome::Failed => println!("failed: {}", test.name),
+            Outcome::Skipped(reason) => println!("skipped: {}: {reason}", test.name),
+        }
+    }
+    for problem in &results.problems {
+        println!("failed: {problem}");
+    }
+    let (passed, failed, skipped) = results.counts();
+    println!(
+        "-- {passed} passed, {failed} failed, {skipped} skipped in {:.1} s; logs: {}",
+        boot.took.as_secs_f64(),
+        directory.display()
+    );
+}
+
+/// Prints one line for each guest and one for all.
+fn conclude(reports: &[Report]) -> anyhow::Result<()> {
+    println!();
+    let mut all = (0, 0, 0);
+    for report in reports {
+        let (passed, failed, skipped) = report.results.counts();
+        println!(
+            "{} ({}), {}: {passed} passed, {failed} failed, {skipped} skipped",
+            report.kernel.name, report.kernel.version, report.guest
+        );
+        all = (all.0 + passed, all.1 + failed, all.2 + skipped);
+    }
+    println!("{} passed, {} failed, {} skipped", all.0, all.1, all.2);
+    ensure!(all.1 == 0, "{} failures in guests", all.1);
+    Ok(())
+}
+
+fn workspace() -> anyhow::Result<PathBuf> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let workspace = here.parent().context("xtask is not in the workspace")?;
+    Ok(workspace.to_owned())
+}
