@@ -12,7 +12,6 @@ use recoup_reclaim::plan::Action;
 use recoup_sys::madvise::{Advice, MAX_RANGES, process_madvise};
 use recoup_sys::{Features, PageRange};
 use recoup_testkit::figure::note;
-use recoup_testkit::host::THP_ENABLED;
 use recoup_testkit::ratio::{Comparison, timed};
 use recoup_testkit::{Figure, HostSetting, Size, Workload, kernel};
 
@@ -26,7 +25,7 @@ fn main() {
         println!("split: not measured, it needs root");
         return;
     }
-    let _thp = HostSetting::set(THP_ENABLED, "madvise");
+    let _thp = HostSetting::huge_pages("madvise");
     let features = Features::probe().expect("the features");
     let bench = Bench { huge_pages: size.pick(1000, 128), rounds: size.pick(11, 1) };
     bench.compare_act();

@@ -7,25 +7,45 @@ use std::path::{Path, PathBuf};
 /// Where the lock is, which also keeps what has to be put back.
 const JOURNAL: &str = "/run/recoup-host-settings.lock";
 
-/// A setting that is changed until this is dropped, also by a panic.
+/// Settings that are changed until this is dropped, also by a panic.
 ///
-/// Never two at once on a machine: the next one waits, in whatever process it is. If a process is
-/// killed before it can put its setting back, the next one does it first: the journal says what.
+/// Never two of these at once on a machine: the next one waits, in whatever process it is. If a
+/// process is killed before it can put its settings back, the next one does it first: the journal
+/// says what.
 #[derive(Debug)]
 pub struct HostSetting {
-    path: PathBuf,
-    before: String,
+    before: Vec<(PathBuf, String)>,
     journal: File,
 }
 
+/// The file that switches transparent huge pages.
+pub const THP_ENABLED: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
+/// How many absent pages khugepaged fills in to make a huge page again.
+pub const MAX_PTES_NONE: &str = "/sys/kernel/mm/transparent_hugepage/khugepaged/max_ptes_none";
+
 impl HostSetting {
+    /// Switches transparent huge pages (`always`, `madvise`, `never`), and keeps khugepaged from
+    /// filling the holes that a test makes.
+    #[must_use]
+    pub fn huge_pages(enabled: &str) -> Self {
+        Self::set_all(&[(THP_ENABLED, enabled), (MAX_PTES_NONE, "0")])
+    }
+
     /// Writes `value` to the setting at `path`, a file below /sys or /proc/sys.
     ///
     /// # Panics
     /// If the setting cannot be read or written.
     #[must_use]
-    pub fn set(path: impl AsRef<Path>, value: &str) -> Self {
-        let path = path.as_ref().to_owned();
+    pub fn set(path: &str, value: &str) -> Self {
+        Self::set_all(&[(path, value)])
+    }
+
+    /// Writes several settings.
+    ///
+    /// # Panics
+    /// If one cannot be read or written.
+    #[must_use]
+    pub fn set_all(settings: &[(&str, &str)]) -> Self {
         let mut journal = File::options()
             .read(true)
             .write(true)
@@ -36,17 +56,20 @@ impl HostSetting {
         rustix::fs::flock(&journal, rustix::fs::FlockOperation::LockExclusive)
             .expect("the lock file of host settings can be locked");
         put_back(&mut journal);
-        let before = current(&path);
-        write!(journal, "{}\n{before}", path.display()).expect("the journal can be written");
-        let setting = Self { path, before, journal };
-        write(&setting.path, value);
-        setting
+        let before = settings.iter().map(|(path, _)| (PathBuf::from(path), current(path)));
+        let before: Vec<(PathBuf, String)> = before.collect();
+        for (path, value) in &before {
+            writeln!(journal, "{}={value}", path.display()).expect("the journal can be written");
+        }
+        let guard = Self { before, journal };
+        settings.iter().for_each(|(path, value)| write(Path::new(path), value));
+        guard
     }
 }
 
 impl Drop for HostSetting {
     fn drop(&mut self) {
-        write(&self.path, &self.before);
+        self.before.iter().for_each(|(path, value)| write(path, value));
         clear(&mut self.journal);
     }
 }
@@ -55,7 +78,7 @@ impl Drop for HostSetting {
 fn put_back(journal: &mut File) {
     let mut text = String::new();
     journal.read_to_string(&mut text).expect("the journal can be read");
-    if let Some((path, before)) = text.split_once('\n') {
+    for (path, before) in text.lines().filter_map(|line| line.split_once('=')) {
         write(Path::new(path), before);
     }
     clear(journal);
@@ -71,11 +94,8 @@ fn write(path: &Path, value: &str) {
 }
 
 /// The value of a setting; of a choice like `always [madvise] never`, the chosen word.
-fn current(path: &Path) -> String {
-    let text = fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+fn current(path: &str) -> String {
+    let text = fs::read_to_string(path).unwrap_or_else(|e| panic!("{path}: {e}"));
     let chosen = text.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
     chosen.map_or(text.trim(), |(word, _)| word).to_owned()
 }
-
-/// The file that switches transparent huge pages.
-pub const THP_ENABLED: &str = "/sys/kernel/mm/transparent_hugepage/enabled";

@@ -2,7 +2,6 @@
 
 use std::process::{Command, Stdio};
 
-use recoup_testkit::host::THP_ENABLED;
 use recoup_testkit::workload::binary;
 use recoup_testkit::{HostSetting, kernel, require};
 
@@ -38,7 +37,7 @@ fn doctor_says_of_each_thing_whether_it_works_here() {
 #[test]
 fn the_demonstration_succeeds_and_leaves_nothing_behind() {
     require!(kernel::is_root(), "root");
-    let _thp = HostSetting::set(THP_ENABLED, "madvise");
+    let _thp = HostSetting::huge_pages("madvise");
     let demo = Command::new(binary("recoup"))
         .arg("demo")
         .stdout(Stdio::piped())

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use recoup_testkit::host::THP_ENABLED;
 use recoup_testkit::workload::{charge, own_cgroup};
 use recoup_testkit::{HostSetting, Workload, kernel, require};
 use serde_json::Value;
@@ -41,7 +40,7 @@ fn the_validator_would_notice_a_missing_member() {
 #[test]
 fn report_dry_run_and_reclaim_print_valid_documents_that_agree_with_the_kernel() {
     require!(kernel::is_root(), "root");
-    let _thp = HostSetting::set(THP_ENABLED, "madvise");
+    let _thp = HostSetting::huge_pages("madvise");
     let cgroup = own_cgroup("json");
     require!(cgroup.is_some(), "a memory cgroup of its own");
     let cgroup = cgroup.expect("just looked");

@@ -1,6 +1,5 @@
 //! The picture of an address space.
 
-use recoup_testkit::host::THP_ENABLED;
 use recoup_testkit::{HostSetting, Workload, kernel, require};
 
 use crate::{recoup, text};
@@ -24,7 +23,7 @@ fn one_of_each(workload: &mut Workload) {
 fn every_kind_can_be_told_apart_on_the_terminal() {
     require!(kernel::is_root(), "root");
     require!(kernel::version() >= (6, 7), "PAGEMAP_SCAN (Linux 6.7), which shows empty tables");
-    let _thp = HostSetting::set(THP_ENABLED, "madvise");
+    let _thp = HostSetting::huge_pages("madvise");
     let mut workload = Workload::start();
     one_of_each(&mut workload);
     let output = recoup(&["report", "--pid", &workload.pid().to_string(), "--map"]);
@@ -36,7 +35,7 @@ fn every_kind_can_be_told_apart_on_the_terminal() {
 fn the_picture_has_a_square_with_its_contents_for_each_block() {
     require!(kernel::is_root(), "root");
     require!(kernel::version() >= (6, 7), "PAGEMAP_SCAN (Linux 6.7), which shows empty tables");
-    let _thp = HostSetting::set(THP_ENABLED, "madvise");
+    let _thp = HostSetting::huge_pages("madvise");
     let mut workload = Workload::start();
     one_of_each(&mut workload);
     let directory = tempfile::tempdir().expect("a directory");

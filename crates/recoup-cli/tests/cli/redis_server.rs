@@ -5,7 +5,6 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use recoup_sys::cgroup::Cgroup;
-use recoup_testkit::host::THP_ENABLED;
 use recoup_testkit::workload::{charge, own_cgroup};
 use recoup_testkit::{HostSetting, kernel, require};
 use redis::Connection;
@@ -92,7 +91,7 @@ fn a_thinned_out_redis_gives_its_memory_back_and_keeps_every_value() {
     require!(kernel::is_root(), "root");
     let installed = Command::new("redis-server").arg("--version").output().is_ok();
     require!(installed, "redis-server (cargo xtask setup)");
-    let _thp = HostSetting::set(THP_ENABLED, "always");
+    let _thp = HostSetting::huge_pages("always");
     let cgroup = own_cgroup("redis");
     require!(cgroup.is_some(), "a memory cgroup of its own");
     let cgroup = cgroup.expect("just looked");

@@ -6,7 +6,6 @@ use recoup_reclaim::act::Pace;
 use recoup_reclaim::plan::Action;
 use recoup_sys::madvise::process_madvise;
 use recoup_sys::{PageRange, Process};
-use recoup_testkit::host::THP_ENABLED;
 use recoup_testkit::ratio::cpu_time;
 use recoup_testkit::{Figure, HostSetting, Size, Workload};
 
@@ -16,7 +15,7 @@ pub(crate) fn measure(size: Size) {
     let blocks = size.pick(1000, 32);
     let mut workload = Workload::start();
     let holes = {
-        let _thp = HostSetting::set(THP_ENABLED, "madvise");
+        let _thp = HostSetting::huge_pages("madvise");
         make_holes(&mut workload, blocks)
     };
     print_longest("splits of huge pages", &workload, holes);
