@@ -84,7 +84,8 @@ impl Observer for Unobserved {
 /// All that a run found and did.
 #[derive(Clone, Debug, Default)]
 pub struct RunOutcome {
-    /// How long it took.
+    /// How long it took to find the processes, scan them, and do what was asked; without reading the
+    /// host's counters.
     pub took: Duration,
     /// Pages that were found to hold something.
     pub pages: Pages,
@@ -163,8 +164,8 @@ pub fn run(
     outcome.processes.sort_by_key(|process| std::cmp::Reverse(process.stuck.total()));
     outcome.pages = outcome.processes.iter().map(|process| process.pages).sum();
     outcome.cgroups = ledger.close();
-    outcome.host = Host::read();
     outcome.took = began.elapsed();
+    outcome.host = Host::read();
     Ok(outcome)
 }
 

@@ -37,7 +37,7 @@ pub(crate) struct Document {
 
 #[derive(Debug, Serialize, JsonSchema)]
 struct ScanDocument {
-    /// How long all of it took.
+    /// How long it took to find the processes, scan them, and do what was asked.
     seconds: f64,
     /// Pages of 4 KiB that were found to hold something.
     pages: u64,

@@ -2,7 +2,7 @@
 
 use recoup_reclaim::Mode;
 use recoup_sys::Features;
-use recoup_testkit::ratio::{median, timed};
+use recoup_testkit::ratio::median;
 use recoup_testkit::{Figure, Size, Workload};
 
 use crate::common::run;
@@ -17,7 +17,7 @@ pub(crate) fn measure(size: Size, features: &Features) {
     workload.map(&format!("map a {} base", gigabytes * GIB));
     workload.tell(&format!("touch a 5 1 {GIB} {gigabytes}"));
     for jobs in [1, 2] {
-        let once = |_| timed(|| _ = run(&workload, features, Mode::Report, jobs));
+        let once = |_| run(&workload, features, Mode::Report, jobs).took;
         let times = (0..=rounds).map(once).skip(1);
         let figure = Figure {
             what: &format!("scan of {gigabytes} GiB with a page in each, {jobs} jobs"),
