@@ -63,6 +63,9 @@ pub struct Features {
     /// `PAGEMAP_SCAN` (Linux 6.7) shows where page tables are, empty ones included: sparse address
     /// spaces are searched fast, and empty tables can be drawn.
     pub pagemap_scan: Support,
+    /// A `MADV_DONTNEED` of 2 MiB or more frees the page tables that it empties
+    /// (`CONFIG_PT_RECLAIM`, Linux 6.14). Only told where tables can be seen.
+    pub table_reclaim: Support,
     /// `process_madvise(2)` takes `MADV_COLD` and `MADV_PAGEOUT` (Linux 5.10).
     pub process_madvise: Support,
     /// Other users' processes may be looked at (`CAP_SYS_PTRACE`).
@@ -104,6 +107,7 @@ impl Features {
             ),
             frame_flags: Support::from_result(KernelFrames::open(), "run as root"),
             pagemap_scan: table_search(&pagemap)?,
+            table_reclaim: table_reclaim(&pagemap)?,
             process_madvise: advise_self()?,
             other_processes: Support::require(
                 capable(CapabilitySet::SYS_PTRACE),
@@ -139,6 +143,7 @@ impl Features {
             ("frame_numbers", &self.frame_numbers),
             ("frame_flags", &self.frame_flags),
             ("pagemap_scan", &self.pagemap_scan),
+            ("table_reclaim", &self.table_reclaim),
             ("process_madvise", &self.process_madvise),
             ("other_processes", &self.other_processes),
             ("advise_others", &self.advise_others),
@@ -175,6 +180,21 @@ fn table_search(pagemap: &Pagemap) -> Result<Support> {
         "PAGEMAP_SCAN is missing or does not show empty page tables",
         "use Linux 6.7 or later; without it all of an address space is read, slowly, and empty tables \
          are counted but not located",
+    ))
+}
+
+/// Discards all of a block with one page in it: its table must be gone.
+fn table_reclaim(pagemap: &Pagemap) -> Result<Support> {
+    let mut region = Region::new(BLOCK)?;
+    region.advise(Pages(0), BLOCK.whole_pages(), OwnAdvice::BasePages).ok();
+    region.touch(Pages(0), Pages(1));
+    region.advise(Pages(0), BLOCK.whole_pages(), OwnAdvice::Discard)?;
+    let mut runs = [Run::default()];
+    let left = pagemap.find_tables(region.pages(), &mut runs).map(|scanned| scanned.runs.len());
+    Ok(Support::require(
+        matches!(left, Ok(0)),
+        "the kernel keeps page tables that a discard has emptied, or does not show them",
+        "use Linux 6.14 or later with CONFIG_PT_RECLAIM",
     ))
 }
 
