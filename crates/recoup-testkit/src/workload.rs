@@ -30,7 +30,10 @@ impl Workload {
             .expect("recoup-workload starts");
         let commands = child.stdin.take().expect("its input");
         let answers = BufReader::new(child.stdout.take().expect("its output"));
-        Self { child, commands, answers }
+        let mut workload = Self { child, commands, answers };
+        // Until its program runs, a child that was just made may still share this process's memory.
+        workload.tell("hello");
+        workload
     }
 
     /// Starts one in a cgroup.

@@ -5,6 +5,7 @@
 //!
 //! | command | does |
 //! |---|---|
+//! | `hello` | nothing but answer |
 //! | `map NAME PAGES huge` or `base` | maps a region aligned to 2 MiB; answers its addresses |
 //! | `unmap NAME` | unmaps it |
 //! | `fill NAME` | writes each page's own value into it |
@@ -86,6 +87,7 @@ impl State {
                 mapping.touch(&numbers(rest)?);
                 Ok(String::new())
             }
+            ["hello"] => Ok(String::new()),
             ["rename"] => rename(),
             ["leave"] => leave(),
             ["fork"] => self.fork(),
