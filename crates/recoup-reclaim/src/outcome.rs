@@ -71,6 +71,8 @@ pub enum Reason {
     Changed,
     /// The process writes to it again: it is in use, not stuck.
     InUseAgain,
+    /// Lazily freed huge pages beside one that turned out to be in use again.
+    NotTried,
     /// Page tables can only be freed from inside of the process.
     OnlyFromInside,
 }
@@ -84,6 +86,7 @@ impl fmt::Display for Reason {
             Self::Busy => "the kernel passed over it: pinned, or in use by the kernel just then",
             Self::Changed => "changed by the process meanwhile",
             Self::InUseAgain => "written again by the process: in use",
+            Self::NotTried => "huge pages beside one that is in use again: not tried",
             Self::OnlyFromInside => "page tables can only be freed from inside of the process",
         })
     }

@@ -102,7 +102,7 @@ impl Runner<'_> {
                 outcome.carry_out(&target, others, pace)?;
             } else {
                 let rest = others.iter().map(Action::gain).sum();
-                outcome.left_alone.add(Reason::InUseAgain, rest);
+                outcome.left_alone.add(Reason::NotTried, rest);
             }
         }
         Ok(())
