@@ -15,12 +15,22 @@ const THPS: u64 = PAGES / BLOCK;
 
 /// A workload with a region of huge pages, each filled and then discarded but for its first
 /// `kept` pages.
-fn with_holes(workload: &mut Workload, kept: u64) -> std::ops::Range<u64> {
+fn with_holes(workload: &mut Workload, kept: u64) -> Option<std::ops::Range<u64>> {
+    let addresses = filled_huge_pages(workload)?;
+    workload.tell(&format!("discard a {kept} {} {BLOCK} {THPS}", BLOCK - kept));
+    Some(addresses)
+}
+
+/// A region of huge pages, filled; nothing where the kernel has too few huge pages left to give.
+fn filled_huge_pages(workload: &mut Workload) -> Option<std::ops::Range<u64>> {
     let addresses = workload.map(&format!("map a {PAGES} huge"));
     workload.tell("fill a");
-    workload.tell(&format!("discard a {kept} {} {BLOCK} {THPS}", BLOCK - kept));
-    addresses
+    let huge = kernel::smaps_bytes_in(workload.pid(), addresses.clone(), "AnonHugePages");
+    (huge == THPS * 2 * MIB).then_some(addresses)
 }
+
+/// What a machine with fragmented memory lacks.
+const HUGE_PAGES: &str = "memory that is not too fragmented for huge pages";
 
 #[test]
 fn holes_are_found_per_mapping_and_their_memory_comes_back_to_the_charge() {
@@ -30,7 +40,9 @@ fn holes_are_found_per_mapping_and_their_memory_comes_back_to_the_charge() {
     require!(cgroup.is_some(), "a memory cgroup of its own");
     let cgroup = cgroup.expect("just looked");
     let mut workload = Workload::start_in(&cgroup);
-    let addresses = with_holes(&mut workload, 3);
+    let holed = with_holes(&mut workload, 3);
+    require!(holed.is_some(), HUGE_PAGES);
+    let addresses = holed.expect("just looked");
     let holes = THPS * (BLOCK - 3) * 4 * KIB;
 
     let found = report(&workload);
@@ -55,8 +67,9 @@ fn whole_huge_pages_are_left_whole() {
     require!(kernel::is_root(), "root");
     let _thp = HostSetting::huge_pages("madvise");
     let mut workload = Workload::start();
-    let addresses = workload.map(&format!("map a {PAGES} huge"));
-    workload.tell("fill a");
+    let filled = filled_huge_pages(&mut workload);
+    require!(filled.is_some(), HUGE_PAGES);
+    let addresses = filled.expect("just looked");
     workload.tell(&format!("discard a 10 20 {BLOCK} 4"));
     let huge = |workload: &Workload| {
         kernel::smaps_bytes_in(workload.pid(), addresses.clone(), "AnonHugePages")
@@ -72,7 +85,7 @@ fn a_hole_that_is_in_use_again_is_still_found_beside_the_new_memory() {
     require!(kernel::is_root(), "root");
     let _thp = HostSetting::huge_pages("madvise");
     let mut workload = Workload::start();
-    with_holes(&mut workload, 100);
+    require!(with_holes(&mut workload, 100).is_some(), HUGE_PAGES);
     workload.tell(&format!("touch a 300 50 {BLOCK} {THPS}"));
     let outcome = reclaim(&workload);
     // The new pages are small ones of their own: the hole in the huge page is as large as before.
@@ -124,8 +137,7 @@ fn what_a_forked_child_shares_is_left_alone_and_said_so() {
     require!(kernel::is_root(), "root");
     let _thp = HostSetting::huge_pages("madvise");
     let mut workload = Workload::start();
-    workload.map(&format!("map a {PAGES} huge"));
-    workload.tell("fill a");
+    require!(filled_huge_pages(&mut workload).is_some(), HUGE_PAGES);
     workload.tell("fork");
     workload.tell(&format!("discard a 10 400 {BLOCK} {THPS}"));
     let outcome = reclaim(&workload);
@@ -140,7 +152,7 @@ fn locked_memory_is_left_alone_and_said_so() {
     require!(kernel::is_root(), "root");
     let _thp = HostSetting::huge_pages("madvise");
     let mut workload = Workload::start();
-    with_holes(&mut workload, 100);
+    require!(with_holes(&mut workload, 100).is_some(), HUGE_PAGES);
     workload.tell(&format!("lock a 0 {} {PAGES} 1", PAGES / 2));
     let outcome = reclaim(&workload);
     let locked = outcome.left_alone.0.get(&Reason::Locked).copied().unwrap_or_default();
@@ -183,8 +195,9 @@ fn a_lazily_freed_huge_page_leaves_whole() {
     require!(kernel::is_root(), "root");
     let _thp = HostSetting::huge_pages("madvise");
     let mut workload = Workload::start();
-    let addresses = workload.map(&format!("map a {PAGES} huge"));
-    workload.tell("fill a");
+    let filled = filled_huge_pages(&mut workload);
+    require!(filled.is_some(), HUGE_PAGES);
+    let addresses = filled.expect("just looked");
     workload.tell(&format!("free a 0 {} {PAGES} 1", PAGES / 2));
     let outcome = reclaim(&workload);
     assert_eq!(outcome.recovered.lazyfree.0, PAGES / 2 * 4 * KIB);
@@ -235,7 +248,7 @@ fn a_dry_run_says_what_would_be_done_and_does_nothing() {
     require!(kernel::is_root(), "root");
     let _thp = HostSetting::huge_pages("madvise");
     let mut workload = Workload::start();
-    with_holes(&mut workload, 3);
+    require!(with_holes(&mut workload, 3).is_some(), HUGE_PAGES);
     let splits = kernel::vmstat("thp_split_page ");
     let outcome = run_with(&workload, |request| request.mode = Mode::DryRun);
     assert_eq!(outcome.mappings[0].planned.splits, THPS);
@@ -249,7 +262,7 @@ fn only_the_kind_that_was_asked_for_is_given_back() {
     require!(kernel::is_root(), "root");
     let _thp = HostSetting::huge_pages("madvise");
     let mut workload = Workload::start();
-    with_holes(&mut workload, 3);
+    require!(with_holes(&mut workload, 3).is_some(), HUGE_PAGES);
     workload.map("map l 2048 base");
     workload.tell("fill l");
     workload.tell("free l 0 2048 2048 1");
@@ -280,8 +293,9 @@ fn huge_pages_that_are_in_use_again_keep_their_mappings_but_for_one_tried() {
     require!(kernel::is_root(), "root");
     let _thp = HostSetting::huge_pages("madvise");
     let mut workload = Workload::start();
-    let addresses = workload.map(&format!("map a {PAGES} huge"));
-    workload.tell("fill a");
+    let filled = filled_huge_pages(&mut workload);
+    require!(filled.is_some(), HUGE_PAGES);
+    let addresses = filled.expect("just looked");
     workload.tell(&format!("free a 0 {PAGES} {PAGES} 1"));
     workload.tell("fill a");
     let outcome = reclaim(&workload);
@@ -328,7 +342,7 @@ fn small_memory_is_enough_to_find_holes_and_give_them_back() {
     workload.tell("fill a");
     workload.tell("discard a 5 507 512 4");
     let outcome = reclaim(&workload);
-    require!(outcome.stuck.thp_holes_count > 0, "memory that is not too fragmented for huge pages");
+    require!(outcome.stuck.thp_holes_count > 0, HUGE_PAGES);
     assert_eq!(outcome.recovered.thp_holes, outcome.stuck.thp_holes);
     assert_eq!(workload.tell("verify a 0 5 512 4"), "0 wrong");
 }
