@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use recoup_sys::cgroup::Hierarchy;
 use recoup_sys::kpage::KernelFrames;
+use recoup_sys::maps::Mapping;
 use recoup_sys::thp::Thp;
+use recoup_sys::units::PAGE;
 use recoup_sys::{Features, PageRange, Pages, Process, Support, hugetlb};
 
 use crate::charge::{CgroupOutcome, Ledger};
@@ -263,9 +265,26 @@ impl<'a> Runner<'a> {
         Some(format!("not everything can be given back, since {why}: {remedy}"))
     }
 
+    /// The devices of hugetlb files that are mounted in the process's own mount namespace only. Of
+    /// such a file, a mapping's ends are multiples of 2 MiB at least.
+    fn foreign_hugetlb(&self, process: &Process, mappings: &[Mapping]) -> BTreeSet<(u32, u32)> {
+        let may_be = |mapping: &&Mapping| {
+            let blocks = mapping.range.blocks() == mapping.range;
+            mapping.inode != 0 && blocks && !self.hugetlb_devices.contains(&mapping.device)
+        };
+        let has_large_pages = |mapping: &&Mapping| {
+            process.page_size_at(mapping.range.start).is_ok_and(|size| size > PAGE)
+        };
+        let queried = mappings.iter().filter(|_| self.features.procmap_query.works());
+        queried.filter(may_be).filter(has_large_pages).map(|mapping| mapping.device).collect()
+    }
+
     fn subject(&self, process: Arc<Process>) -> recoup_sys::Result<Subject> {
         let pagemap = process.pagemap()?;
-        let layout = Layout::new(process.mappings()?, &self.hugetlb_devices);
+        let mappings = process.mappings()?;
+        let mut hugetlb = self.hugetlb_devices.clone();
+        hugetlb.extend(self.foreign_hugetlb(&process, &mappings));
+        let layout = Layout::new(mappings, &hugetlb);
         let summary = process.summary()?;
         Ok(Subject { process, summary, pagemap, layout })
     }

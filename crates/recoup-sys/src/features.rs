@@ -63,6 +63,9 @@ pub struct Features {
     /// `PAGEMAP_SCAN` (Linux 6.7) shows where page tables are, empty ones included: sparse address
     /// spaces are searched fast, and empty tables can be drawn.
     pub pagemap_scan: Support,
+    /// `PROCMAP_QUERY` (Linux 6.11) tells the size of a mapping's pages: hugetlb memory is also
+    /// recognised where it is mounted in another mount namespace.
+    pub procmap_query: Support,
     /// A `MADV_DONTNEED` of 2 MiB or more frees the page tables that it empties
     /// (`CONFIG_PT_RECLAIM`, Linux 6.14). Only told where tables can be seen.
     pub table_reclaim: Support,
@@ -107,6 +110,7 @@ impl Features {
             ),
             frame_flags: Support::from_result(KernelFrames::open(), "run as root"),
             pagemap_scan: table_search(&pagemap)?,
+            procmap_query: procmap_query()?,
             table_reclaim: table_reclaim(&pagemap)?,
             process_madvise: advise_self()?,
             other_processes: Support::require(
@@ -143,6 +147,7 @@ impl Features {
             ("frame_numbers", &self.frame_numbers),
             ("frame_flags", &self.frame_flags),
             ("pagemap_scan", &self.pagemap_scan),
+            ("procmap_query", &self.procmap_query),
             ("table_reclaim", &self.table_reclaim),
             ("process_madvise", &self.process_madvise),
             ("other_processes", &self.other_processes),
@@ -180,6 +185,18 @@ fn table_search(pagemap: &Pagemap) -> Result<Support> {
         "PAGEMAP_SCAN is missing or does not show empty page tables",
         "use Linux 6.7 or later; without it all of an address space is read, slowly, and empty tables \
          are counted but not located",
+    ))
+}
+
+fn procmap_query() -> Result<Support> {
+    let region = Region::new(BLOCK)?;
+    let own = Process::open(i32::try_from(std::process::id()).unwrap_or(i32::MAX))?;
+    let told = own.page_size_at(region.pages().start);
+    Ok(Support::require(
+        told.is_ok_and(|size| size == PAGE),
+        "PROCMAP_QUERY is missing",
+        "use Linux 6.11 or later; without it hugetlb memory of other mount namespaces is taken for \
+         files",
     ))
 }
 

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`units`] | pages, bytes, page indices and frames as different types |
 //! | [`process`] | a process as a pidfd: `status`, `maps`, `cgroup` |
-//! | [`maps`] | `/proc/PID/maps` |
+//! | [`maps`] | `/proc/PID/maps`, and its `PROCMAP_QUERY` ioctl |
 //! | [`pagemap`] | `/proc/PID/pagemap` and its `PAGEMAP_SCAN` ioctl |
 //! | [`kpage`] | `/proc/kpageflags`, `/proc/kpagecount` |
 //! | [`madvise`] | `process_madvise(2)` |
@@ -28,6 +28,7 @@ pub mod maps;
 pub mod pagemap;
 pub mod process;
 mod procfile;
+mod procmap;
 pub mod region;
 pub mod thp;
 pub mod units;

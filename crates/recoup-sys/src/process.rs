@@ -18,8 +18,8 @@ use crate::error::{Error, Result};
 use crate::kcmp;
 use crate::maps::{self, Mapping};
 use crate::pagemap::Pagemap;
-use crate::procfile;
-use crate::units::Bytes;
+use crate::units::{Bytes, PageIdx};
+use crate::{procfile, procmap};
 
 /// A living process.
 #[derive(Debug)]
@@ -113,6 +113,16 @@ impl Process {
     /// [`Error::NoSuchProcess`] once it has ended; `EACCES` without the right to trace it.
     pub fn mappings(&self) -> Result<Vec<Mapping>> {
         maps::parse(&self.subject("maps"), &self.read("maps")?)
+    }
+
+    /// The size of the pages of its mapping that holds `page`.
+    ///
+    /// # Errors
+    /// `ENOTTY` before Linux 6.11; `ENOENT` where nothing is mapped.
+    pub fn page_size_at(&self, page: PageIdx) -> Result<Bytes> {
+        let maps = procfile::open_at(&self.directory, "maps");
+        let size = maps.and_then(|maps| procmap::page_size(maps, page));
+        size.map_err(|e| Error::os("query", format!("{} at {page}", self.subject("maps")), e))
     }
 
     /// Opens its `pagemap`, which keeps meaning the present address space.

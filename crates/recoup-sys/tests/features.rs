@@ -37,6 +37,17 @@ fn every_answer_that_is_no_says_why_and_what_to_do() {
 }
 
 #[test]
+fn mappings_can_be_queried_since_6_11() {
+    let features = Features::probe().unwrap();
+    assert_eq!(
+        features.procmap_query.works(),
+        release() >= (6, 11),
+        "{:?}",
+        features.procmap_query
+    );
+}
+
+#[test]
 fn huge_pages_come_in_small_sizes_since_6_8_only() {
     let sizes = recoup_sys::thp::Thp::of_host().sizes();
     let small = sizes.iter().any(|size| size.order < recoup_sys::units::PMD_ORDER);

@@ -22,9 +22,10 @@ fn mechanisms(features: &Features) -> [(&'static str, Vec<&Support>); 6] {
 }
 
 /// Facts that make things faster or the account complete, without which all still works.
-fn extras(features: &Features) -> [(&'static str, &Support); 3] {
+fn extras(features: &Features) -> [(&'static str, &Support); 4] {
     [
         ("search sparse address spaces fast", &features.pagemap_scan),
+        ("tell hugetlb memory of other mount namespaces", &features.procmap_query),
         ("show what cgroups are charged", &features.memory_cgroup),
         ("large discards free their page tables by themselves", &features.table_reclaim),
     ]

@@ -346,3 +346,24 @@ fn small_memory_is_enough_to_find_holes_and_give_them_back() {
     assert_eq!(outcome.recovered.thp_holes, outcome.stuck.thp_holes);
     assert_eq!(workload.tell("verify a 0 5 512 4"), "0 wrong");
 }
+
+#[test]
+fn hugetlb_memory_is_recognised_by_its_page_size_and_no_table_of_it_is_called_empty() {
+    require!(kernel::is_root(), "root");
+    let pool = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+    require!(std::path::Path::new(pool).exists(), "hugetlb pages of 2 MiB");
+    let _pages = HostSetting::set(pool, "4");
+    let got = std::fs::read_to_string(pool).expect("the pool");
+    require!(got.trim() == "4", "four free 2 MiB pages");
+    let mut workload = Workload::start();
+    let before = report(&workload);
+    let addresses = workload.map(&format!("hugetlb h {}", 4 * BLOCK));
+    workload.tell(&format!("touch-shared h 0 {BLOCK} 4"));
+    let found = report(&workload);
+    assert!(found.pages.0.abs_diff(before.pages.0) < BLOCK, "none of it is scanned");
+    assert!(found.stuck.empty_tables.0 <= before.stuck.empty_tables.0 + 4 * 4 * KIB);
+    require!(kernel::version() >= (6, 11), "PROCMAP_QUERY (Linux 6.11)");
+    let process = recoup_sys::Process::open(workload.pid()).expect("it lives");
+    let page = recoup_sys::PageIdx::containing(addresses.start);
+    assert_eq!(process.page_size_at(page).expect("an answer").0, 2 * MIB);
+}

@@ -15,6 +15,7 @@
 //! | `verify NAME FIRST COUNT STEP TIMES` | counts pages without their own value |
 //! | `base NAME FIRST COUNT STEP TIMES` | `MADV_NOHUGEPAGE`, which divides mappings |
 //! | `lock NAME FIRST COUNT STEP TIMES` | mlock(2) |
+//! | `hugetlb NAME PAGES` | maps a memfd of 2 MiB hugetlb pages shared; answers its addresses |
 //! | `shared NAME PAGES`, `touch-shared NAME FIRST STEP TIMES` | maps a memfd shared; writes to it |
 //! | `fork` | forks a child that keeps all memory until this process ends |
 //! | `leave` | ends the first thread; another one keeps the memory until the process is killed |
@@ -77,10 +78,16 @@ impl State {
                 Ok(String::new())
             }
             ["stop"] => self.hammer.take().map(hammer::Hammer::stop).ok_or("no hammer".to_owned()),
-            ["shared", name, pages] => {
-                let mapping = shared::Shared::new(number(pages)?).map_err(|e| e.to_string())?;
+            ["shared" | "hugetlb", name, pages] => {
+                let new = if words[0] == "shared" {
+                    shared::Shared::new
+                } else {
+                    shared::Shared::of_hugetlb
+                };
+                let mapping = new(number(pages)?).map_err(|e| e.to_string())?;
+                let addresses = mapping.addresses();
                 self.shared.insert((*name).to_owned(), mapping);
-                Ok(String::new())
+                Ok(addresses)
             }
             ["touch-shared", name, rest @ ..] => {
                 let mapping = self.shared.get_mut(*name).ok_or(format!("no mapping {name}"))?;

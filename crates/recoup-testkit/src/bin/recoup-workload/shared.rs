@@ -13,7 +13,21 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(pages: u64) -> rustix::io::Result<Self> {
-        let file = memfd_create("recoup-workload", MemfdFlags::CLOEXEC)?;
+        Self::of(pages, MemfdFlags::CLOEXEC)
+    }
+
+    /// Of the pool of 2 MiB pages.
+    pub(crate) fn of_hugetlb(pages: u64) -> rustix::io::Result<Self> {
+        Self::of(pages, MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB)
+    }
+
+    pub(crate) fn addresses(&self) -> String {
+        let start = self.start.addr();
+        format!("{start:x}-{:x}", start as u64 + self.pages * PAGE_BYTES as u64)
+    }
+
+    fn of(pages: u64, flags: MemfdFlags) -> rustix::io::Result<Self> {
+        let file = memfd_create("recoup-workload", flags)?;
         let bytes = pages * PAGE_BYTES as u64;
         ftruncate(&file, bytes)?;
         let length = usize::try_from(bytes).unwrap_or(usize::MAX);
