@@ -46,19 +46,8 @@ impl Ledger {
     /// Opens an account for the cgroup of each process that can be opened, before anything is done to
     /// one of them.
     pub fn open_for(&mut self, candidates: &[Candidate]) {
-        for candidate in candidates {
-            let opened;
-            let process = match candidate {
-                Candidate::Process(process) => process.as_ref(),
-                Candidate::Number(pid) => match Process::open(*pid) {
-                    Ok(process) => {
-                        opened = process;
-                        &opened
-                    }
-                    Err(_) => continue,
-                },
-            };
-            if let Some(cgroup) = self.cgroup_of(process) {
+        for process in candidates.iter().filter_map(|candidate| candidate.open().ok()) {
+            if let Some(cgroup) = self.cgroup_of(&process) {
                 self.account(&cgroup);
             }
         }

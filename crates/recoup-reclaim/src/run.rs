@@ -257,10 +257,7 @@ impl<'a> Runner<'a> {
             &features.process_madvise,
             &features.advise_others,
         ];
-        let missing = needed.into_iter().find_map(|support| match support {
-            Support::Works => None,
-            Support::Missing { why, remedy } => Some((why, remedy)),
-        });
+        let missing = Support::first_missing(needed);
         let (why, remedy) = missing.filter(|_| self.request.mode != Mode::Report)?;
         Some(format!("not everything can be given back, since {why}: {remedy}"))
     }

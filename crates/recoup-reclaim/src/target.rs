@@ -59,6 +59,17 @@ impl Candidate {
             Self::Process(process) => process.pid(),
         }
     }
+
+    /// Opens it, unless it is.
+    ///
+    /// # Errors
+    /// [`recoup_sys::Error::NoSuchProcess`] if there is none.
+    pub fn open(&self) -> recoup_sys::Result<Arc<Process>> {
+        match self {
+            Self::Process(process) => Ok(Arc::clone(process)),
+            Self::Number(pid) => Process::open(*pid).map(Arc::new),
+        }
+    }
 }
 
 /// The processes that a target stands for.
@@ -131,11 +142,7 @@ fn of_cgroup(path: &Path, hierarchy: &Hierarchy) -> Result<Selection, TargetErro
 /// # Errors
 /// One clear sentence where the process was named and cannot be looked at.
 pub fn open(candidate: &Candidate, naming: Naming) -> Result<Option<Arc<Process>>, String> {
-    let opened = match candidate {
-        Candidate::Process(process) => Ok(Arc::clone(process)),
-        Candidate::Number(pid) => Process::open(*pid).map(Arc::new),
-    };
-    match opened.and_then(|process| Ok((process.summary()?, process))) {
+    match candidate.open().and_then(|process| Ok((process.summary()?, process))) {
         Ok((summary, process)) if summary.has_memory => Ok(Some(process)),
         Ok(_) if naming == Naming::Found => Ok(None),
         Ok((summary, process)) => Err(without_memory(&process, &summary)),

@@ -37,6 +37,16 @@ impl Support {
         matches!(self, Self::Works)
     }
 
+    /// The first of several things that is missing: why, and what to do.
+    pub fn first_missing<'a>(
+        needed: impl IntoIterator<Item = &'a Self>,
+    ) -> Option<(&'a str, &'static str)> {
+        needed.into_iter().find_map(|support| match support {
+            Self::Works => None,
+            Self::Missing { why, remedy } => Some((why.as_str(), *remedy)),
+        })
+    }
+
     fn from_result<T>(result: Result<T>, remedy: &'static str) -> Self {
         match result {
             Ok(_) => Self::Works,

@@ -43,10 +43,7 @@ pub(crate) fn print(features: &Features) {
 
 /// One line if it works; else another one with the first thing that is missing and its remedy.
 fn line(what: &str, needs: &[&Support]) {
-    let missing = needs.iter().find_map(|support| match support {
-        Support::Works => None,
-        Support::Missing { why, remedy } => Some((why, remedy)),
-    });
+    let missing = Support::first_missing(needs.iter().copied());
     match missing {
         None => anstream::println!("works    {what}"),
         Some((why, remedy)) => {

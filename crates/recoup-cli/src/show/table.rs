@@ -232,10 +232,7 @@ pub(crate) fn print_host(outcome: &RunOutcome) {
 pub(crate) fn print_notes(outcome: &RunOutcome, features: &Features) {
     let warning = Style::new().fg_color(Some(AnsiColor::Yellow.into()));
     let needed = [&features.base_pages, &features.frame_numbers, &features.frame_flags];
-    let missing = needed.into_iter().find_map(|support| match support {
-        Support::Works => None,
-        Support::Missing { why, remedy } => Some((why, remedy)),
-    });
+    let missing = Support::first_missing(needed);
     if let Some((why, remedy)) = missing {
         anstream::eprintln!(
             "{warning}recoup: holes and lazily freed memory were not looked for, since {why}: \

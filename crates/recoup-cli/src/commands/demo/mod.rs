@@ -27,10 +27,9 @@ const EXPECTED_PERCENT: u64 = 95;
 pub(crate) fn run() -> anyhow::Result<Done> {
     let began = Instant::now();
     let features = Features::probe()?;
-    for support in [&features.frame_numbers, &features.frame_flags, &features.process_madvise] {
-        if let Support::Missing { why, remedy } = support {
-            bail!("the demonstration cannot run here, since {why}: {remedy}");
-        }
+    let needed = [&features.frame_numbers, &features.frame_flags, &features.process_madvise];
+    if let Some((why, remedy)) = Support::first_missing(needed) {
+        bail!("the demonstration cannot run here, since {why}: {remedy}");
     }
     let mut demo = Demo::start()?;
     demo.tell("the child filled a cache, deleted most of it and freed more in other ways")?;
