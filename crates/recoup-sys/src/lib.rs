@@ -12,6 +12,7 @@
 //! | [`pagemap`] | `/proc/PID/pagemap` and its `PAGEMAP_SCAN` ioctl |
 //! | [`kpage`] | `/proc/kpageflags`, `/proc/kpagecount` |
 //! | [`madvise`] | `process_madvise(2)` |
+//! | [`own`] | what the owner of memory may do with it |
 //! | [`region`] | this process's own anonymous memory |
 //! | [`cgroup`] | memory controller of cgroup v1 and v2 |
 //! | [`thp`], [`hugetlb`], [`vmstat`] | host-wide settings and counters |
@@ -25,6 +26,7 @@ mod kcmp;
 pub mod kpage;
 pub mod madvise;
 pub mod maps;
+pub mod own;
 pub mod pagemap;
 pub mod process;
 mod procfile;
