@@ -13,7 +13,7 @@
 //! | [`kpage`] | `/proc/kpageflags`, `/proc/kpagecount` |
 //! | [`madvise`] | `process_madvise(2)` |
 //! | [`own`] | what the owner of memory may do with it |
-//! | [`region`] | this process's own anonymous memory |
+//! | [`region`] | this process's own mappings, safe to use |
 //! | [`cgroup`] | memory controller of cgroup v1 and v2 |
 //! | [`thp`], [`hugetlb`], [`vmstat`] | host-wide settings and counters |
 //! | [`features`] | what this kernel and these privileges allow, probed once |

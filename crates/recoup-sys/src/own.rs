@@ -11,7 +11,7 @@ use std::marker::PhantomData;
 use rustix::mm::Advice;
 
 use crate::error::{Error, Result};
-use crate::units::{Bytes, PAGE_BYTES, PageIdx, PageRange};
+use crate::units::{Bytes, PAGE_BYTES, PAGE_SHIFT, PAGES_PER_BLOCK, PageIdx, PageRange, Pages};
 
 /// What a range of memory consists of, which decides how it is given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +120,31 @@ pub fn age(page: PageIdx) -> Result<()> {
         .map_err(|e| Error::os("age", page.to_string(), e))
 }
 
+/// Which pages of the 2 MiB block from `block` on are in memory, or in the swap cache (mincore(2)).
+/// Costs 1 us, and needs no privilege; 100 us where some of the block is not mapped at all.
+#[must_use]
+pub fn resident(block: PageIdx) -> [bool; PAGES_PER_BLOCK] {
+    let mut answer = [false; PAGES_PER_BLOCK];
+    if !residency(block.block_start(), &mut answer) {
+        // Refused as a whole: each page by itself, of which those that are not mapped are absent.
+        for (index, page) in answer.iter_mut().enumerate() {
+            residency(block.block_start() + Pages(index as u64), std::slice::from_mut(page));
+        }
+    }
+    answer
+}
+
+/// Asks for as many pages from `start` on as the answer has, all absent where the kernel refuses.
+fn residency(start: PageIdx, answer: &mut [bool]) -> bool {
+    let mut bytes = [0_u8; PAGES_PER_BLOCK];
+    let count = answer.len().min(PAGES_PER_BLOCK);
+    // SAFETY: the kernel writes a byte for each page asked about, of which there are at most as many
+    // as the array has.
+    let result = unsafe { libc::mincore(address(start), count << PAGE_SHIFT, bytes.as_mut_ptr()) };
+    answer.iter_mut().zip(bytes).for_each(|(page, byte)| *page = byte & 1 == 1);
+    result == 0
+}
+
 pub(crate) fn address(page: PageIdx) -> *mut c_void {
     let number = usize::try_from(page.address()).unwrap_or(usize::MAX);
     std::ptr::with_exposed_provenance_mut(number)
@@ -132,7 +157,7 @@ pub(crate) fn length(pages: PageRange) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::units::{BLOCK, Pages};
+    use crate::units::BLOCK;
 
     fn released(first: usize, length: usize, backing: Backing) -> PageRange {
         // SAFETY: nothing is done to the pages.

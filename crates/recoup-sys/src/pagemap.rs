@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 
 use crate::error::{Error, Result};
-use crate::units::{Bytes, PageIdx, PageRange, Pfn};
+use crate::units::{Bytes, PageIdx, PageRange, Pages, Pfn};
 
 /// What one word of `pagemap` says about a page.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -122,11 +122,26 @@ impl Pagemap {
     pub fn find_tables<'a>(&self, range: PageRange, runs: &'a mut [Run]) -> Result<Scanned<'a>> {
         let span_end = range.start + SCAN_MAX_SPAN.whole_pages();
         let bounded = PageRange { end: range.end.min(span_end), ..range };
-        let mut request = ScanRequest::for_tables(bounded, runs);
+        let mut request = ScanRequest::new(bounded, runs, ScanRequest::WRITTEN);
         let found = self
             .scan_ioctl(&mut request)
             .map_err(|source| Error::os("scan", format!("{} at {range}", self.subject), source))?;
         Ok(Scanned { runs: &runs[..found], looked_until: PageIdx::containing(request.walk_end) })
+    }
+
+    /// Whether a page is part of a huge page that is mapped in one piece. Needs no privilege for one's
+    /// own memory. Costs 0.5 us.
+    ///
+    /// # Errors
+    /// `ENOTTY` before Linux 6.7; `ESRCH` where the address space is gone.
+    pub fn is_mapped_huge(&self, page: PageIdx) -> Result<bool> {
+        let mut runs = [Run::default()];
+        let range = PageRange::starting_at(page, Pages(1));
+        let mut request = ScanRequest::new(range, &mut runs, ScanRequest::HUGE);
+        let found = self
+            .scan_ioctl(&mut request)
+            .map_err(|source| Error::os("scan", format!("{} at {page}", self.subject), source))?;
+        Ok(found > 0)
     }
 
     fn scan_ioctl(&self, request: &mut ScanRequest) -> rustix::io::Result<usize> {
@@ -213,8 +228,11 @@ struct ScanRequest {
 impl ScanRequest {
     /// `PAGE_IS_WRITTEN`: not write-protected by userfaultfd.
     const WRITTEN: u64 = 1 << 1;
+    /// `PAGE_IS_HUGE`: mapped by an entry of a PMD table.
+    const HUGE: u64 = 1 << 6;
 
-    fn for_tables(range: PageRange, runs: &mut [Run]) -> Self {
+    /// Asks for the pages that are in all of `categories`.
+    fn new(range: PageRange, runs: &mut [Run], categories: u64) -> Self {
         Self {
             size: size_of::<Self>() as u64,
             flags: 0,
@@ -225,9 +243,9 @@ impl ScanRequest {
             vec_len: runs.len() as u64,
             max_pages: SCAN_MAX_ENTRIES,
             category_inverted: 0,
-            category_mask: Self::WRITTEN,
+            category_mask: categories,
             category_anyof_mask: 0,
-            return_mask: Self::WRITTEN,
+            return_mask: categories,
         }
     }
 }

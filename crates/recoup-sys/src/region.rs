@@ -1,7 +1,6 @@
-//! Anonymous memory of this process's own, with one owner.
+//! Memory of this process's own, with one owner: anonymous, shared, or hugetlb.
 //!
-//! Used by the feature probe, the demonstration and the tests' workloads. All of it is safe to use:
-//! whatever changes contents takes `&mut self`.
+//! All of it is safe to use: whatever changes contents takes `&mut self`.
 
 #![expect(unsafe_code, reason = "memory is mapped and addressed here")]
 
@@ -11,11 +10,13 @@ use std::ptr::NonNull;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use crate::error::{Error, Result};
+use crate::own::{Backing, Released};
 use crate::units::{BLOCK, Bytes, PageIdx, PageRange, Pages};
 
-/// A private anonymous mapping, unmapped when dropped.
+/// A mapping, unmapped when dropped.
 #[derive(Debug)]
 pub struct Region {
+    backing: Backing,
     /// The mapping as the kernel gave it, larger than the region by the alignment's slack.
     mapping: NonNull<c_void>,
     mapping_length: usize,
@@ -43,30 +44,59 @@ pub enum OwnAdvice {
 }
 
 impl Region {
-    /// Maps `length` bytes, aligned to 2 MiB, without reserving swap for them.
+    /// Maps `length` bytes of private anonymous memory, aligned to 2 MiB, without reserving swap for
+    /// them.
     ///
     /// # Errors
     /// Those of mmap(2).
     pub fn new(length: Bytes) -> Result<Self> {
-        let subject = || format!("{} bytes of anonymous memory", length.0);
+        Self::of(Backing::Private, length)
+    }
+
+    /// Maps `length` bytes of such memory, aligned to 2 MiB, or to its pages if they are larger.
+    ///
+    /// # Errors
+    /// Those of mmap(2): `ENOMEM` where too few hugetlb pages of this size are free, `EINVAL` where
+    /// `length` is not made of them.
+    pub fn of(backing: Backing, length: Bytes) -> Result<Self> {
+        let subject = || format!("{} bytes of memory", length.0);
         let too_long = |_| Error::os("map", subject(), rustix::io::Errno::NOMEM);
-        let block = usize::try_from(BLOCK.0).map_err(too_long)?;
         let length_usize = usize::try_from(length.0).map_err(too_long)?;
-        let mapping_length = length_usize + block;
+        let (sharing, page_size) = match backing {
+            Backing::Private => (MapFlags::PRIVATE | MapFlags::NORESERVE, None),
+            Backing::Shared => (MapFlags::SHARED | MapFlags::NORESERVE, None),
+            Backing::HugeTlbPrivate(size) => (MapFlags::PRIVATE, Some(size)),
+            Backing::HugeTlbShared(size) => (MapFlags::SHARED, Some(size)),
+        };
+        // Hugetlb mappings are aligned by the kernel; others get some slack for that.
+        let (flags, alignment) = match page_size {
+            Some(size) => (sharing | hugetlb_of(size), 0),
+            None => (sharing, usize::try_from(BLOCK.0).map_err(too_long)?),
+        };
+        let mapping_length = length_usize + alignment;
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: no address is asked for, so no existing mapping is replaced.
         let address = unsafe {
-            rustix::mm::mmap_anonymous(
-                std::ptr::null_mut(),
-                mapping_length,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE | MapFlags::NORESERVE,
-            )
+            rustix::mm::mmap_anonymous(std::ptr::null_mut(), mapping_length, protection, flags)
         }
         .map_err(|e| Error::os("map", subject(), e))?;
         let mapping = NonNull::new(address)
             .ok_or_else(|| Error::malformed("mmap", "a mapping at address zero"))?;
-        let offset = address.addr().next_multiple_of(block) - address.addr();
-        Ok(Self { mapping, mapping_length, offset, length: length_usize })
+        let offset = address.addr().next_multiple_of(alignment.max(1)) - address.addr();
+        Ok(Self { backing, mapping, mapping_length, offset, length: length_usize })
+    }
+
+    /// Whole pages among `count` from the `first` one, to be given back: nobody else can use them as
+    /// long as the result lives.
+    ///
+    /// # Panics
+    /// If they lie past the region.
+    pub fn release(&mut self, first: Pages, count: Pages) -> Released<'_> {
+        let length = byte_count(count);
+        let start = self.part(byte_count(first), length);
+        // SAFETY: `part` checked that the pages are the region's, of which `&mut self` is the only
+        // borrow, and the result keeps it; the region was mapped with this backing.
+        unsafe { Released::new(start, length, self.backing) }
     }
 
     /// The pages of the region.
@@ -170,6 +200,11 @@ impl Region {
         assert!(inside, "{length} bytes at {offset} in a region of {}", self.length);
         self.first_byte().wrapping_add(offset)
     }
+}
+
+/// `MAP_HUGETLB`, with the size of the pages in it (mmap(2), Linux 3.8).
+fn hugetlb_of(size: Bytes) -> MapFlags {
+    MapFlags::HUGETLB | MapFlags::from_bits_retain(size.0.ilog2() << libc::MAP_HUGE_SHIFT)
 }
 
 fn byte_count(pages: Pages) -> usize {

@@ -176,3 +176,45 @@ pub fn charge(cgroup: &Cgroup) -> u64 {
     let text = read("memory.usage_in_bytes").or_else(|_| read("memory.current"));
     text.expect("the cgroup's charge").trim().parse().expect("a number")
 }
+
+/// This process in a cgroup of its own, so that its charge can be read; back where it was when
+/// dropped.
+#[derive(Debug)]
+pub struct InOwnCgroup {
+    own: OwnCgroup,
+    before: Cgroup,
+}
+
+impl InOwnCgroup {
+    /// Makes the cgroup and moves this process there; nothing where that cannot be done.
+    #[must_use]
+    pub fn enter(name: &str) -> Option<Self> {
+        let hierarchy = Hierarchy::find().ok().flatten()?;
+        let own_pid = i32::try_from(std::process::id()).ok()?;
+        let this = recoup_sys::Process::open(own_pid).ok()?;
+        let before = hierarchy.of_process(&this).ok().flatten()?;
+        let own = own_cgroup(name)?;
+        own.add(own_pid).ok()?;
+        Some(Self { own, before })
+    }
+
+    /// The cgroup.
+    #[must_use]
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.own
+    }
+
+    /// What it is charged, in bytes.
+    #[must_use]
+    pub fn charge(&self) -> u64 {
+        charge(&self.own)
+    }
+}
+
+impl Drop for InOwnCgroup {
+    fn drop(&mut self) {
+        let own_pid = i32::try_from(std::process::id()).unwrap_or_default();
+        // Without that the cgroup can't be removed; the next test makes another one.
+        let _ = self.before.add(own_pid);
+    }
+}

@@ -4,3 +4,7 @@
 //! any more) is made where a [`Released`](recoup_sys::own::Released) is made.
 
 #![forbid(unsafe_code)]
+
+pub mod discard;
+
+pub use discard::{Discarder, SplitPolicy};

@@ -1,0 +1,284 @@
+//! What is known about the huge pages of which a part was given back.
+//!
+//! Pure bookkeeping. What it counts as waiting is never less than what is stuck: pages are noted
+//! before they are discarded, and struck off after their huge page was split.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use recoup_sys::units::PAGES_PER_BLOCK;
+use recoup_sys::{PageIdx, PageRange, Pages};
+
+/// How long it is believed that a block is what it was. khugepaged may make a huge page of base
+/// pages; its own pause between two scans is ten seconds.
+pub(super) const BELIEVED_FOR: Duration = Duration::from_secs(1);
+
+/// The pages of a block that were given back since it was a whole huge page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Holes([u64; PAGES_PER_BLOCK / 64]);
+
+impl Holes {
+    pub(super) fn count(&self) -> Pages {
+        Pages(self.0.iter().map(|word| u64::from(word.count_ones())).sum())
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.count() == Pages(PAGES_PER_BLOCK as u64)
+    }
+
+    pub(super) fn has(&self, index: usize) -> bool {
+        self.0.get(index / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
+    }
+
+    fn add(&mut self, pages: PageRange) {
+        for page in pages.start.0..pages.end.0 {
+            let index = PageIdx(page).index_in_block();
+            if let Some(word) = self.0.get_mut(index / 64) {
+                *word |= 1 << (index % 64);
+            }
+        }
+    }
+}
+
+/// What is known about a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Block {
+    /// One huge page, of which these pages were given back.
+    Holed(Holes),
+    /// Base pages: giving back some of them leaves nothing behind.
+    Split,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    block: Block,
+    /// When that was last looked at, on the caller's clock.
+    seen: Duration,
+}
+
+/// All blocks of which something is known.
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    entries: BTreeMap<PageIdx, Entry>,
+    /// Holed blocks by the number of their holes.
+    by_holes: BTreeSet<(Pages, PageIdx)>,
+    /// Holes of all holed blocks, and of those that are being split.
+    waiting: Pages,
+}
+
+impl Book {
+    /// Pages that may be stuck.
+    pub(super) fn waiting(&self) -> Pages {
+        self.waiting
+    }
+
+    /// What is known about a block at the time `now`; nothing if that is too long ago.
+    pub(super) fn look_up(&self, block: PageIdx, now: Duration) -> Option<Block> {
+        let entry = self.entries.get(&block)?;
+        (now.saturating_sub(entry.seen) < BELIEVED_FOR).then_some(entry.block)
+    }
+
+    /// Takes note of how a block was found to be mapped at the time `now`. Tells whether it can be
+    /// relied on: base pages look like a huge page that is mapped by pages.
+    pub(super) fn see(&mut self, block: PageIdx, mapping: Mapped, now: Duration) -> Seen {
+        if self.look_up(block, now).is_some() {
+            // Another thread looked at the same time, and may have noted holes since.
+            return Seen::Known;
+        }
+        match (mapping, self.entries.get_mut(&block)) {
+            // What was known before has been replaced by a new huge page.
+            (Mapped::Whole, _) => self.put(block, Block::Holed(Holes::default()), now),
+            (Mapped::ByPages, Some(entry)) if entry.block != Block::Split => entry.seen = now,
+            (Mapped::ByPages, _) => {
+                self.put(block, Block::Split, now);
+                return Seen::Unsure;
+            }
+        }
+        Seen::Known
+    }
+
+    /// Pages of one block are about to be given back. Tells whether all of its pages were by now.
+    pub(super) fn release(&mut self, pages: PageRange) -> Progress {
+        let block = pages.start.block_start();
+        let Some(Entry { block: Block::Holed(holes), seen }) = self.entries.get(&block).copied()
+        else {
+            return Progress::Nothing;
+        };
+        let mut more = holes;
+        more.add(pages);
+        self.put(block, Block::Holed(more), seen);
+        if more.is_full() { Progress::All } else { Progress::Part }
+    }
+
+    /// The block with the most holes, those `spared` left out.
+    pub(super) fn fullest(&self, spared: &[PageIdx]) -> Option<PageIdx> {
+        self.by_holes.iter().rev().map(|&(_, block)| block).find(|block| !spared.contains(block))
+    }
+
+    /// Somebody is about to split the block: hands its holes to whoever does, who must call
+    /// [`Book::end_split`]. Nothing if it is not holed.
+    pub(super) fn begin_split(&mut self, block: PageIdx) -> Option<Holes> {
+        let entry = self.entries.get_mut(&block)?;
+        let Block::Holed(holes) = entry.block else { return None };
+        entry.block = Block::Split;
+        self.by_holes.remove(&(holes.count(), block));
+        Some(holes)
+    }
+
+    /// The split of a block with these holes is over.
+    pub(super) fn end_split(&mut self, holes: &Holes) {
+        self.waiting = self.waiting.saturating_sub(holes.count());
+    }
+
+    /// Everything that is known about the blocks in a range is no longer true.
+    pub(super) fn forget(&mut self, blocks: PageRange) {
+        if blocks.is_empty() {
+            return;
+        }
+        let gone: Vec<PageIdx> =
+            self.entries.range(blocks.start..blocks.end).map(|(&block, _)| block).collect();
+        for block in gone {
+            if let Some(holes) = self.begin_split(block) {
+                self.end_split(&holes);
+            }
+            self.entries.remove(&block);
+        }
+    }
+
+    fn put(&mut self, block: PageIdx, state: Block, seen: Duration) {
+        if let Some(before) = self.begin_split(block) {
+            self.end_split(&before);
+        }
+        if let Block::Holed(holes) = state {
+            self.by_holes.insert((holes.count(), block));
+            self.waiting += holes.count();
+        }
+        self.entries.insert(block, Entry { block: state, seen });
+    }
+}
+
+/// Whether a look at a block told what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// The book knows it.
+    Known,
+    /// It is base pages, or a huge page that is mapped by pages, which one more look cannot tell.
+    Unsure,
+}
+
+/// How a block is mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mapped {
+    /// By one entry of a PMD table: a whole huge page.
+    Whole,
+    /// Page by page.
+    ByPages,
+}
+
+/// How much of a huge page was given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// It is none.
+    Nothing,
+    /// Some pages.
+    Part,
+    /// All pages.
+    All,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BLOCK: PageIdx = PageIdx(512 * 7);
+    const NOW: Duration = Duration::from_secs(100);
+
+    fn pages(first: u64, count: u64) -> PageRange {
+        PageRange::starting_at(BLOCK + Pages(first), Pages(count))
+    }
+
+    fn holed(parts: &[(u64, u64)]) -> Book {
+        let mut book = Book::default();
+        book.see(BLOCK, Mapped::Whole, NOW);
+        for &(first, count) in parts {
+            book.release(pages(first, count));
+        }
+        book
+    }
+
+    #[test]
+    fn a_page_given_back_twice_waits_once() {
+        assert_eq!(holed(&[(3, 5), (4, 6)]).waiting(), Pages(7));
+    }
+
+    #[test]
+    fn a_split_counts_until_it_is_over() {
+        let mut book = holed(&[(0, 100)]);
+        let holes = book.begin_split(BLOCK).expect("a holed block");
+        assert_eq!((book.waiting(), book.fullest(&[])), (Pages(100), None));
+        assert_eq!(book.look_up(BLOCK, NOW), Some(Block::Split));
+        book.end_split(&holes);
+        assert_eq!(book.waiting(), Pages(0));
+        assert_eq!(book.begin_split(BLOCK), None);
+    }
+
+    #[test]
+    fn base_pages_leave_nothing_behind() {
+        let mut book = Book::default();
+        book.see(BLOCK, Mapped::ByPages, NOW);
+        assert_eq!(book.release(pages(0, 9)), Progress::Nothing);
+        assert_eq!(book.waiting(), Pages(0));
+    }
+
+    #[test]
+    fn base_pages_are_looked_at_again_after_a_while() {
+        let mut book = Book::default();
+        assert_eq!(book.see(BLOCK, Mapped::ByPages, NOW), Seen::Unsure);
+        assert_eq!(book.see(BLOCK, Mapped::ByPages, NOW), Seen::Known);
+        assert_eq!(book.see(BLOCK, Mapped::ByPages, NOW + BELIEVED_FOR), Seen::Unsure);
+    }
+
+    #[test]
+    fn holes_stay_noted_however_old_they_are() {
+        let mut book = holed(&[(0, 256)]);
+        assert_eq!(book.see(BLOCK, Mapped::ByPages, NOW + BELIEVED_FOR * 9), Seen::Known);
+        assert_eq!(book.waiting(), Pages(256));
+    }
+
+    #[test]
+    fn the_last_page_is_noticed() {
+        let mut book = holed(&[(0, 256)]);
+        assert_eq!(book.release(pages(257, 255)), Progress::Part);
+        assert_eq!(book.release(pages(256, 1)), Progress::All);
+    }
+
+    #[test]
+    fn a_new_huge_page_has_none_of_the_old_holes() {
+        let mut book = holed(&[(0, 256)]);
+        assert_eq!(book.see(BLOCK, Mapped::Whole, NOW), Seen::Known);
+        assert_eq!(book.waiting(), Pages(256), "another thread saw the same one");
+        book.see(BLOCK, Mapped::Whole, NOW + BELIEVED_FOR);
+        assert_eq!(book.waiting(), Pages(0));
+        assert_eq!(book.release(pages(0, 1)), Progress::Part);
+    }
+
+    #[test]
+    fn what_is_known_grows_old() {
+        let book = holed(&[(0, 1)]);
+        assert!(book.look_up(BLOCK, NOW + BELIEVED_FOR / 2).is_some());
+        assert_eq!(book.look_up(BLOCK, NOW + BELIEVED_FOR), None);
+        assert_eq!(book.waiting(), Pages(1), "though it still counts");
+    }
+
+    #[test]
+    fn the_fullest_comes_first_unless_spared() {
+        let mut book = holed(&[(0, 10)]);
+        let other = BLOCK + Pages(512);
+        book.see(other, Mapped::Whole, NOW);
+        book.release(PageRange::starting_at(other, Pages(20)));
+        assert_eq!(book.fullest(&[]), Some(other));
+        assert_eq!(book.fullest(&[other]), Some(BLOCK));
+        book.forget(PageRange { start: other, end: other + Pages(512) });
+        assert_eq!((book.fullest(&[BLOCK]), book.waiting()), (None, Pages(10)));
+    }
+}

@@ -1,0 +1,259 @@
+//! What was given back is no longer charged, and nothing else changes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use recoup::SplitPolicy::{Bounded, Deferred, Sync};
+use recoup::discard::{Discarder, SplitPolicy, Worker};
+use recoup_sys::own::Backing;
+use recoup_sys::region::{OwnAdvice, Region};
+use recoup_sys::units::BLOCK;
+use recoup_sys::{Bytes, Pages};
+use recoup_testkit::workload::InOwnCgroup;
+use recoup_testkit::{HostSetting, kernel, require};
+
+use crate::common::{HUGE_PAGES, MIB, Numbers, PER_BLOCK, fill, huge, mark, marked, smaps};
+
+const THPS: u64 = 64;
+/// What charges may err by: each CPU keeps up to 64 pages in stock.
+const SLACK: u64 = 2 * MIB;
+
+/// Gives back all but the first page of each huge page, in three pieces, and says by how much the
+/// charge fell.
+fn thin_out(
+    region: &mut Region,
+    discarder: &Discarder,
+    policy: SplitPolicy,
+    in_group: &InOwnCgroup,
+) -> u64 {
+    let before = in_group.charge();
+    for block in 0..THPS {
+        for (first, count) in [(1, 100), (200, 312), (101, 99)] {
+            let released = region.release(Pages(block * PER_BLOCK + first), Pages(count));
+            discarder.discard(released, policy).expect("given back");
+        }
+    }
+    before.saturating_sub(in_group.charge())
+}
+
+#[test]
+fn with_sync_the_charge_falls_by_what_is_given_back() {
+    require!(kernel::is_root(), "root");
+    let _thp = HostSetting::huge_pages("madvise");
+    let in_group = InOwnCgroup::enter("sync");
+    require!(in_group.is_some(), "a memory cgroup of its own");
+    let in_group = in_group.expect("just looked");
+    let region = huge(THPS);
+    require!(region.is_some(), HUGE_PAGES);
+    let mut region = region.expect("just looked");
+
+    let discarder = Discarder::new();
+    let fell = thin_out(&mut region, &discarder, Sync, &in_group);
+    let given_back = THPS * (PER_BLOCK - 1) * 4096;
+    assert!(fell + SLACK >= given_back, "the charge fell by {fell} of {given_back}");
+    assert_eq!(discarder.waiting(), Bytes::ZERO);
+    for block in 0..THPS {
+        assert_eq!(marked(&region, block * PER_BLOCK), block * PER_BLOCK + 1);
+        assert_eq!(marked(&region, block * PER_BLOCK + 7), 0);
+    }
+}
+
+#[test]
+fn with_deferred_the_kernel_keeps_the_charge_until_something_splits() {
+    require!(kernel::is_root(), "root");
+    let _thp = HostSetting::huge_pages("madvise");
+    let in_group = InOwnCgroup::enter("deferred");
+    require!(in_group.is_some(), "a memory cgroup of its own");
+    let in_group = in_group.expect("just looked");
+    let region = huge(THPS);
+    require!(region.is_some(), HUGE_PAGES);
+    let mut region = region.expect("just looked");
+
+    let fell = thin_out(&mut region, &Discarder::new(), Deferred, &in_group);
+    assert!(fell <= SLACK, "what recoup is for: {fell} bytes came back by themselves");
+    // Nothing is known of these holes, and the next discard in a block still cures it.
+    let discarder = Discarder::new();
+    for block in 0..THPS {
+        mark(&mut region, block * PER_BLOCK + 1);
+        let released = region.release(Pages(block * PER_BLOCK + 1), Pages(1));
+        discarder.discard(released, Bounded(Bytes(u64::MAX))).expect("given back");
+    }
+    let left = in_group.charge();
+    assert!(left <= smaps(&region, "Rss") + 16 * MIB, "{left} bytes are still charged");
+}
+
+#[test]
+fn with_a_bound_no_more_than_that_is_ever_stuck() {
+    require!(kernel::is_root(), "root");
+    let _thp = HostSetting::huge_pages("madvise");
+    let in_group = InOwnCgroup::enter("bounded");
+    require!(in_group.is_some(), "a memory cgroup of its own");
+    let in_group = in_group.expect("just looked");
+    let region = huge(THPS);
+    require!(region.is_some(), HUGE_PAGES);
+    let mut region = region.expect("just looked");
+
+    let bound = 16 * MIB;
+    let (discarder, mut numbers) = (Discarder::new(), Numbers(88_172_645_463_325_252));
+    // What is charged beside what the region maps stays the same.
+    let beside = in_group.charge().saturating_sub(smaps(&region, "Rss"));
+    let (mut most, mut waited) = (0, 0);
+    for sample in 0..400 {
+        for _ in 0..8 {
+            let (first, count) = (numbers.below(THPS * PER_BLOCK - 64), 1 + numbers.below(64));
+            let released = region.release(Pages(first), Pages(count));
+            discarder.discard(released, Bounded(Bytes(bound))).expect("given back");
+            // Some of it is written again, which cures no hole.
+            mark(&mut region, first);
+        }
+        assert!(discarder.waiting().0 <= bound);
+        waited = waited.max(discarder.waiting().0);
+        if sample % 10 == 0 {
+            let stuck = in_group.charge().saturating_sub(beside + smaps(&region, "Rss"));
+            most = most.max(stuck);
+        }
+    }
+    assert!(most <= bound + SLACK, "{most} bytes were stuck");
+    assert!(waited > bound / 2, "the bound was never near: {waited}");
+    assert!(most > SLACK, "nothing was ever stuck: this shows nothing");
+}
+
+#[test]
+fn a_huge_page_given_back_whole_is_never_split() {
+    require!(kernel::is_root(), "root");
+    let _thp = HostSetting::huge_pages("madvise");
+    let region = huge(THPS);
+    require!(region.is_some(), HUGE_PAGES);
+    let mut region = region.expect("just looked");
+    let discarder = Discarder::new();
+    let before = kernel::vmstat("thp_split_page ");
+    for half in 0..2 * THPS {
+        let released = region.release(Pages(half * PER_BLOCK / 2), Pages(PER_BLOCK / 2));
+        discarder.discard(released, Bounded(BLOCK)).expect("given back");
+    }
+    discarder.discard(region.release(Pages(0), Pages(THPS * PER_BLOCK)), Sync).expect("given back");
+    let splits = kernel::vmstat("thp_split_page ") - before;
+    assert!(splits < THPS / 4, "{splits} huge pages were split somewhere on this machine");
+    assert_eq!((discarder.waiting(), smaps(&region, "Rss")), (Bytes::ZERO, 0));
+}
+
+#[test]
+fn a_worker_splits_what_waits_and_the_owner_can_too() {
+    require!(kernel::is_root(), "root");
+    let _thp = HostSetting::huge_pages("madvise");
+    let region = huge(THPS);
+    require!(region.is_some(), HUGE_PAGES);
+    let mut region = region.expect("just looked");
+    let discarder = Arc::new(Discarder::new());
+    let unbounded = Bounded(Bytes(u64::MAX));
+    for block in 0..THPS {
+        let released = region.release(Pages(block * PER_BLOCK), Pages(10));
+        discarder.discard(released, unbounded).expect("given back");
+    }
+    assert_eq!(discarder.waiting(), Pages(10 * THPS).bytes());
+    discarder.split_waiting(Pages(10 * THPS / 2).bytes()).expect("splits");
+    assert_eq!(discarder.waiting(), Pages(10 * THPS / 2).bytes());
+
+    let worker = Worker::start(Arc::clone(&discarder), Bytes::ZERO).expect("a thread");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while discarder.waiting() > Bytes::ZERO {
+        assert!(Instant::now() < deadline, "{:?} still wait", discarder.waiting());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    drop(worker);
+    assert_eq!(smaps(&region, "AnonHugePages"), 0);
+    assert_eq!(smaps(&region, "Rss"), THPS * (PER_BLOCK - 10) * 4096);
+}
+
+#[test]
+fn shared_memory_is_given_back_for_everybody_at_once() {
+    require!(kernel::is_root(), "root");
+    // One test at a time moves this process to another cgroup.
+    let _one_at_a_time = HostSetting::huge_pages("madvise");
+    let in_group = InOwnCgroup::enter("shared");
+    require!(in_group.is_some(), "a memory cgroup of its own");
+    let in_group = in_group.expect("just looked");
+    let mut region = Region::of(Backing::Shared, Bytes(64 * MIB)).expect("shared memory");
+    fill(&mut region);
+    let before = in_group.charge();
+    let released = region.release(Pages(1), Pages(64 * MIB / 4096 - 2));
+    Discarder::new().discard(released, Sync).expect("given back");
+    let fell = before - in_group.charge();
+    assert!(fell + SLACK >= 64 * MIB, "the charge fell by {fell}");
+    assert_eq!((marked(&region, 0), marked(&region, 1)), (1, 0));
+}
+
+#[test]
+fn whole_hugetlb_pages_go_back_to_their_pool_and_parts_stay() {
+    require!(kernel::is_root(), "root");
+    let pool = "/proc/sys/vm/nr_hugepages";
+    let _pages = HostSetting::set(pool, "8");
+    let free = || free_hugetlb_pages();
+    require!(free() == 8, "eight free hugetlb pages");
+    for backing in [Backing::HugeTlbPrivate(BLOCK), Backing::HugeTlbShared(BLOCK)] {
+        let mut region = Region::of(backing, Bytes(4 * BLOCK.0)).expect("hugetlb memory");
+        fill(&mut region);
+        assert_eq!(free(), 4);
+        // The first and the last are covered in part only.
+        let released = region.release(Pages(1), Pages(4 * PER_BLOCK - 2));
+        Discarder::new().discard(released, Sync).expect("given back");
+        assert_eq!(free(), 6);
+        assert_eq!((marked(&region, 1), marked(&region, PER_BLOCK)), (2, 0));
+    }
+}
+
+fn free_hugetlb_pages() -> u64 {
+    let path = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
+    std::fs::read_to_string(path).map_or(0, |text| text.trim().parse().unwrap_or(0))
+}
+
+#[test]
+fn locked_memory_is_an_error_that_says_where_and_loses_nothing() {
+    let mut region = Region::new(BLOCK).expect("memory");
+    fill(&mut region);
+    region.lock(Pages(0), Pages(4)).expect("a few pages may be locked");
+    let error = Discarder::new().discard(region.release(Pages(0), Pages(4)), Sync);
+    let message = error.expect_err("locked memory cannot be given back").to_string();
+    let start = format!("{:x}", region.pages().start.address());
+    assert!(message.contains(&start) && message.contains("Invalid argument"), "{message}");
+    assert_eq!(marked(&region, 3), 4);
+}
+
+#[test]
+fn neighbours_keep_their_bytes_while_threads_give_back_and_write() {
+    require!(kernel::is_root(), "root");
+    let _thp = HostSetting::huge_pages("madvise");
+    let discarder = Discarder::new();
+    let hammer = |seed: u64| {
+        let mut region = Region::new(Bytes(16 * BLOCK.0)).expect("memory");
+        let pages = region.pages().length();
+        region.advise(Pages(0), pages, OwnAdvice::HugePages).expect("huge pages are allowed");
+        let mut expected = vec![0; usize::try_from(pages.0).expect("a count")];
+        let mut numbers = Numbers(seed);
+        for round in 0..30_000_usize {
+            let page = numbers.below(pages.0 - 32);
+            let count = 1 + numbers.below(32);
+            let policy = [Sync, Bounded(Bytes(4 * MIB)), Deferred][round % 3];
+            discarder
+                .discard(region.release(Pages(page), Pages(count)), policy)
+                .expect("given back");
+            let of = |page: u64| usize::try_from(page).expect("an index");
+            expected[of(page)..of(page + count)].fill(0);
+            for written in [page, numbers.below(pages.0)] {
+                mark(&mut region, written);
+                expected[of(written)] = written + 1;
+            }
+            let looked_at = numbers.below(pages.0);
+            assert_eq!(marked(&region, looked_at), expected[of(looked_at)], "round {round}");
+        }
+        for page in 0..pages.0 {
+            assert_eq!(marked(&region, page), expected[usize::try_from(page).expect("an index")]);
+        }
+    };
+    std::thread::scope(|scope| {
+        for seed in [0x9E37_79B9_7F4A_7C15, 0xD1B5_4A32_D192_ED03, 3] {
+            let hammer = &hammer;
+            scope.spawn(move || hammer(seed));
+        }
+    });
+}

@@ -1,0 +1,4 @@
+//! The library on the running kernel: effects are read from the cgroup's charge and from smaps.
+
+mod common;
+mod discard;
