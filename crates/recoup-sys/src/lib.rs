@@ -14,6 +14,7 @@
 //! | [`madvise`] | `process_madvise(2)` |
 //! | [`own`] | what the owner of memory may do with it |
 //! | [`region`] | this process's own mappings, safe to use |
+//! | [`reserved`] | a range whose owner says which pages are in use |
 //! | [`cgroup`] | memory controller of cgroup v1 and v2 |
 //! | [`thp`], [`hugetlb`], [`vmstat`] | host-wide settings and counters |
 //! | [`features`] | what this kernel and these privileges allow, probed once |
@@ -32,6 +33,7 @@ pub mod process;
 mod procfile;
 mod procmap;
 pub mod region;
+pub mod reserved;
 pub mod thp;
 pub mod units;
 pub mod vmstat;

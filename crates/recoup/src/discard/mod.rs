@@ -23,6 +23,7 @@
 
 mod book;
 mod edge;
+mod owned;
 mod worker;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,6 +34,7 @@ use recoup_sys::own::{self, Backing};
 use recoup_sys::pagemap::Pagemap;
 use recoup_sys::{Bytes, PageIdx, PageRange};
 
+pub use owned::{OwnedRange, table_reclaim};
 pub use recoup_sys::own::Released;
 pub use recoup_sys::{Error, Result};
 pub use worker::Worker;

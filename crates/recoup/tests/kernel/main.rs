@@ -2,3 +2,4 @@
 
 mod common;
 mod discard;
+mod owned;

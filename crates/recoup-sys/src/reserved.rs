@@ -1,0 +1,336 @@
+//! A range of addresses whose owner says which of its pages are in use, so that page tables which
+//! map none of them can go.
+//!
+//! # What is guaranteed
+//! A page table is only freed while none of its pages is in use, and [`Reserved::reuse`] waits
+//! until that is over: a page that its owner took never changes behind its back.
+
+#![expect(unsafe_code, reason = "memory is mapped anew where its owner doesn't use it")]
+
+use std::collections::BTreeMap;
+use std::ptr::NonNull;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+
+use crate::error::{Error, Result};
+use crate::own::{Backing, Released, address, length};
+use crate::region::Region;
+use crate::units::{BLOCK, Bytes, PAGES_PER_BLOCK, PMD_TABLE_SPAN, PageIdx, PageRange, Pages};
+
+/// Which huge pages a range may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HugePages {
+    /// As the host's settings say.
+    HostDefault,
+    /// `MADV_HUGEPAGE`.
+    Wanted,
+    /// `MADV_NOHUGEPAGE`.
+    Unwanted,
+}
+
+/// How empty page tables are freed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TableReclaim {
+    /// By a large discard: where the kernel has `CONFIG_PT_RECLAIM` (Linux 6.14).
+    Discard,
+    /// By mapping the range anew, on every kernel.
+    Remap,
+}
+
+/// Private anonymous memory with one owner who says which pages are in use.
+#[derive(Debug)]
+pub struct Reserved {
+    pages: PageRange,
+    huge_pages: HugePages,
+    by: TableReclaim,
+    usage: Mutex<Usage>,
+    /// The mapping, where it was made here.
+    region: Option<Region>,
+}
+
+/// What of its page tables a discard made superfluous.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TablesFreed {
+    /// Tables of 2 MiB blocks that were emptied and asked to go.
+    pub blocks: u64,
+    /// Tables of whole gigabytes.
+    pub gigabytes: u64,
+}
+
+impl Reserved {
+    /// Maps `length` bytes, none of which is in use. Whoever makes references into it vouches that
+    /// they only live while their pages are in use.
+    ///
+    /// # Errors
+    /// Those of mmap(2) and madvise(2).
+    pub fn map(length: Bytes, huge_pages: HugePages, by: TableReclaim) -> Result<Self> {
+        let region = Region::new(length)?;
+        let pages = region.pages();
+        let usage = Mutex::default();
+        let reserved = Self { pages, huge_pages, by, usage, region: Some(region) };
+        reserved.advise_huge_pages(pages)?;
+        Ok(reserved)
+    }
+
+    /// Takes charge of `length` bytes from `start`, all of them in use.
+    ///
+    /// # Safety
+    /// As long as the result lives, these bytes are private anonymous memory, readable and writable,
+    /// mapped by the caller with no other attributes than `huge_pages`; and from a call of
+    /// [`Reserved::release`] on, until one of [`Reserved::reuse`] that covers them returned, nobody
+    /// touches these pages.
+    #[must_use]
+    pub unsafe fn from_raw(
+        start: NonNull<u8>,
+        length: usize,
+        huge_pages: HugePages,
+        by: TableReclaim,
+    ) -> Self {
+        // SAFETY: nothing is given back through it; it only says which whole pages there are.
+        let pages = unsafe { Released::new(start.as_ptr(), length, Backing::Private) }.pages();
+        let mut usage = Usage::default();
+        usage.reuse(pages);
+        Self { pages, huge_pages, by, usage: Mutex::new(usage), region: None }
+    }
+
+    /// Its pages.
+    #[must_use]
+    pub fn pages(&self) -> PageRange {
+        self.pages
+    }
+
+    /// Its first byte.
+    #[must_use]
+    pub fn start(&self) -> *mut u8 {
+        address(self.pages.start).cast()
+    }
+
+    /// The memory, where it was mapped here: a way to use it without `unsafe`.
+    pub fn region(&mut self) -> Option<&mut Region> {
+        self.region.as_mut()
+    }
+
+    /// The owner gives these pages back: those of them that lie in the range.
+    #[must_use]
+    pub fn release(&self, pages: PageRange) -> Released<'_> {
+        let pages = pages.intersection(self.pages);
+        // SAFETY: mapped as long as `self`; that nobody uses them from now on is what the owner
+        // promised when this was made.
+        unsafe { Released::new(address(pages.start).cast(), length(pages), Backing::Private) }
+    }
+
+    /// The owner is about to use these pages. Must return before any of them is touched. Costs 20 ns
+    /// a 2 MiB block, and waits for the freeing of a table (1 us, or 50 us for a gigabyte's).
+    pub fn reuse(&self, pages: PageRange) {
+        self.usage().reuse(pages.intersection(self.pages));
+    }
+
+    /// These pages were released, and are discarded by now. Frees the tables of 2 MiB blocks, and of gigabytes, that have none in use any more.
+    ///
+    /// # Errors
+    /// Those of madvise(2) or mmap(2): the tables stay.
+    pub fn gave_back(&self, pages: PageRange) -> Result<TablesFreed> {
+        let mut usage = self.usage();
+        let idle = usage.give_back(pages.intersection(self.pages));
+        let mut freed = TablesFreed::default();
+        for gigabyte in idle.gigabytes {
+            let span = PageRange::starting_at(gigabyte, PMD_TABLE_SPAN.whole_pages());
+            if span.intersection(self.pages) == span {
+                // A discard leaves the gigabyte's own table, whatever the kernel.
+                self.map_anew(span)?;
+                freed.gigabytes += 1;
+            }
+        }
+        for block in idle.blocks {
+            let span = PageRange::starting_at(block, BLOCK.whole_pages());
+            if span.intersection(self.pages) == span {
+                self.free_table(span)?;
+                freed.blocks += 1;
+            }
+        }
+        Ok(freed)
+    }
+
+    fn usage(&self) -> MutexGuard<'_, Usage> {
+        // Every change leaves it valid, whoever panicked while holding it.
+        self.usage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn free_table(&self, block: PageRange) -> Result<()> {
+        match self.by {
+            TableReclaim::Remap => self.map_anew(block),
+            TableReclaim::Discard => {
+                // SAFETY: none of the block's pages is in use (the caller holds the usage), which is
+                // what the owner promised by `from_raw` or has no way around of by `map`.
+                unsafe {
+                    rustix::mm::madvise(address(block.start), length(block), Advice::LinuxDontNeed)
+                }
+                .map_err(|e| Error::os("free the page table of", block.to_string(), e))
+            }
+        }
+    }
+
+    fn map_anew(&self, range: PageRange) -> Result<()> {
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: the range lies in this reservation, and none of its pages is in use (the caller
+        // holds the usage): what is replaced holds nothing that anybody needs.
+        unsafe {
+            rustix::mm::mmap_anonymous(address(range.start), length(range), protection, flags)
+        }
+        .map_err(|e| Error::os("map anew", range.to_string(), e))?;
+        self.advise_huge_pages(range)
+    }
+
+    fn advise_huge_pages(&self, range: PageRange) -> Result<()> {
+        let advice = match self.huge_pages {
+            HugePages::HostDefault => return Ok(()),
+            HugePages::Wanted => Advice::LinuxHugepage,
+            HugePages::Unwanted => Advice::LinuxNoHugepage,
+        };
+        // SAFETY: this advice changes no byte.
+        unsafe { rustix::mm::madvise(address(range.start), length(range), advice) }
+            .map_err(|e| Error::os("advise on", range.to_string(), e))
+    }
+}
+
+/// The pages of a block that are in use.
+type InUse = [u64; PAGES_PER_BLOCK / 64];
+
+/// Which pages are in use: blocks and gigabytes that are not listed have none.
+#[derive(Debug, Default)]
+struct Usage {
+    blocks: BTreeMap<PageIdx, InUse>,
+    /// How many blocks of a gigabyte have pages in use.
+    gigabytes: BTreeMap<PageIdx, u64>,
+}
+
+/// What has just lost its last page in use. Blocks of a listed gigabyte are not listed.
+#[derive(Debug, Default)]
+struct Idle {
+    blocks: Vec<PageIdx>,
+    gigabytes: Vec<PageIdx>,
+}
+
+impl Usage {
+    fn reuse(&mut self, pages: PageRange) {
+        for part in by_block(pages) {
+            let block = part.start.block_start();
+            let gigabytes = &mut self.gigabytes;
+            let in_use = self.blocks.entry(block).or_insert_with(|| {
+                *gigabytes.entry(gigabyte_of(block)).or_default() += 1;
+                InUse::default()
+            });
+            each_word(part, in_use, |word, mask| *word |= mask);
+        }
+    }
+
+    fn give_back(&mut self, pages: PageRange) -> Idle {
+        let mut idle = Idle::default();
+        for part in by_block(pages) {
+            let block = part.start.block_start();
+            let Some(in_use) = self.blocks.get_mut(&block) else { continue };
+            each_word(part, in_use, |word, mask| *word &= !mask);
+            if in_use.iter().all(|&word| word == 0) {
+                self.blocks.remove(&block);
+                idle.blocks.push(block);
+                self.leave(gigabyte_of(block), &mut idle);
+            }
+        }
+        idle
+    }
+
+    /// A block of the gigabyte has no page in use any more.
+    fn leave(&mut self, gigabyte: PageIdx, idle: &mut Idle) {
+        let Some(blocks) = self.gigabytes.get_mut(&gigabyte) else { return };
+        *blocks -= 1;
+        if *blocks == 0 {
+            self.gigabytes.remove(&gigabyte);
+            idle.blocks.retain(|&block| gigabyte_of(block) != gigabyte);
+            idle.gigabytes.push(gigabyte);
+        }
+    }
+}
+
+fn gigabyte_of(page: PageIdx) -> PageIdx {
+    page.align_down(18)
+}
+
+/// The range, cut at blocks.
+fn by_block(pages: PageRange) -> impl Iterator<Item = PageRange> {
+    let blocks = pages.blocks();
+    (blocks.start.0..blocks.end.0).step_by(PAGES_PER_BLOCK).map(move |start| {
+        PageRange::starting_at(PageIdx(start), Pages(PAGES_PER_BLOCK as u64)).intersection(pages)
+    })
+}
+
+/// Visits each word of a block's bitmap with the bits that stand for `part`, pages of that block.
+fn each_word(part: PageRange, words: &mut InUse, mut visit: impl FnMut(&mut u64, u64)) {
+    let first = part.start.index_in_block() as u64;
+    let end = first + part.length().0;
+    for (base, word) in (0_u64..).step_by(64).zip(words) {
+        let (from, to) = (first.max(base), end.min(base + 64));
+        if from < to {
+            visit(word, (u64::MAX >> (64 - (to - from))) << (from - base));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn range(start: u64, length: u64) -> PageRange {
+        PageRange::starting_at(PageIdx(start), Pages(length))
+    }
+
+    #[test]
+    fn the_last_page_of_a_block_makes_it_idle_and_the_last_block_its_gigabyte() {
+        let mut usage = Usage::default();
+        let gigabyte = PMD_TABLE_SPAN.whole_pages().0;
+        usage.reuse(range(0, 1024));
+        usage.reuse(range(gigabyte, 1));
+        assert!(usage.give_back(range(0, 511)).blocks.is_empty());
+        assert_eq!(usage.give_back(range(511, 1)).blocks, [PageIdx(0)]);
+        let idle = usage.give_back(range(512, 512));
+        assert_eq!((idle.blocks, idle.gigabytes), (vec![], vec![PageIdx(0)]));
+        assert_eq!(usage.give_back(range(gigabyte, 9)).gigabytes, [PageIdx(gigabyte)]);
+        assert!(usage.give_back(range(gigabyte, 9)).gigabytes.is_empty(), "only once");
+    }
+
+    proptest! {
+        #[test]
+        fn usage_is_a_set_of_pages(
+            steps in prop::collection::vec((any::<bool>(), 0_u64..3000, 1_u64..700), 1..60),
+        ) {
+            let (mut usage, mut model) = (Usage::default(), BTreeSet::new());
+            for (take, start, length) in steps {
+                let before: BTreeSet<u64> = model.iter().map(|page| page / 512).collect();
+                if take {
+                    usage.reuse(range(start, length));
+                    model.extend(start..start + length);
+                } else {
+                    let idle = usage.give_back(range(start, length));
+                    model.retain(|page| !(start..start + length).contains(page));
+                    let now: BTreeSet<u64> = model.iter().map(|page| page / 512).collect();
+                    let blocks: Vec<u64> = before.difference(&now).copied().collect();
+                    if now.is_empty() && !before.is_empty() {
+                        prop_assert_eq!(idle.gigabytes, [PageIdx(0)]);
+                    } else {
+                        let idle: Vec<u64> = idle.blocks.iter().map(|block| block.0 / 512).collect();
+                        prop_assert_eq!(idle, blocks);
+                    }
+                }
+                let pages: u32 = usage.blocks.values().flatten().map(|word| word.count_ones()).sum();
+                prop_assert_eq!(u64::from(pages), model.len() as u64);
+                prop_assert_eq!(
+                    usage.gigabytes.values().sum::<u64>(), usage.blocks.len() as u64);
+            }
+        }
+    }
+}
