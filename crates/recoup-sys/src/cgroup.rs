@@ -12,7 +12,7 @@ use procfs_core::process::MountInfos;
 use crate::error::{Error, Result};
 use crate::process::Process;
 use crate::procfile;
-use crate::units::Bytes;
+use crate::units::{Bytes, PAGE_SHIFT};
 
 /// Which interface a hierarchy has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -109,6 +109,13 @@ impl Hierarchy {
 }
 
 impl Hierarchy {
+    /// A cgroup and those above it, as far as they are mounted here: each can limit it.
+    #[must_use]
+    pub fn with_ancestors(&self, cgroup: &Cgroup) -> Vec<Cgroup> {
+        let mounted = cgroup.directory.ancestors().take_while(|path| path.starts_with(&self.root));
+        mounted.map(|path| Cgroup { version: self.version, directory: path.to_owned() }).collect()
+    }
+
     /// Where the cgroup with this path in the hierarchy is seen here: nowhere, if it is outside of
     /// the part that is mounted or of this process's cgroup namespace.
     fn directory_of(&self, path: &Path) -> Option<PathBuf> {
@@ -212,6 +219,41 @@ impl Cgroup {
         })
     }
 
+    /// The most that may be charged to it and its children: `memory.limit_in_bytes` (v1), or the
+    /// lower one of `memory.max` and `memory.high` (v2). Nothing if there is no limit.
+    ///
+    /// # Errors
+    /// Where a limit that exists cannot be read.
+    pub fn limit(&self) -> Result<Option<Bytes>> {
+        let files: &[&str] = match self.version {
+            Version::V1 => &["memory.limit_in_bytes"],
+            Version::V2 => &["memory.max", "memory.high"],
+        };
+        let mut lowest = None;
+        for file in files {
+            let path = self.directory.join(file);
+            // The root of a v2 hierarchy has none of these files.
+            let limit = if path.exists() { limit_in(&path)? } else { None };
+            lowest = [lowest, limit].into_iter().flatten().min();
+        }
+        Ok(lowest)
+    }
+
+    /// Page cache of it and its children that was not used lately: the kernel takes that first when a
+    /// limit is near.
+    ///
+    /// # Errors
+    /// Where `memory.stat` cannot be read.
+    pub fn inactive_file(&self) -> Result<Bytes> {
+        let text = procfile::read_text(&self.directory.join("memory.stat"))?;
+        let key = match self.version {
+            Version::V1 => "total_inactive_file",
+            Version::V2 => "inactive_file",
+        };
+        let value = procfile::flat_keyed(&text).find(|(name, _)| *name == key);
+        Ok(Bytes(value.map_or(0, |(_, bytes)| bytes)))
+    }
+
     /// Moves a process into it. What is charged elsewhere already stays there.
     ///
     /// # Errors
@@ -248,6 +290,19 @@ impl Cgroup {
         }
         found
     }
+}
+
+/// A limit; v2 says `max` where there is none, v1 a number beyond all memory.
+fn limit_in(path: &Path) -> Result<Option<Bytes>> {
+    /// `PAGE_COUNTER_MAX` in bytes, rounded down: what v1 says of a cgroup without a limit.
+    const NO_LIMIT: u64 = (i64::MAX as u64) >> PAGE_SHIFT << PAGE_SHIFT;
+    let text = procfile::read_text(path)?;
+    if text.trim() == "max" {
+        return Ok(None);
+    }
+    let limit: u64 =
+        text.trim().parse().map_err(|e| Error::malformed(path.display().to_string(), e))?;
+    Ok((limit < NO_LIMIT).then_some(Bytes(limit)))
 }
 
 #[cfg(test)]
@@ -299,6 +354,22 @@ mod tests {
         assert_eq!(old.composition().expect("parts").kernel, Bytes(4 + 8 + 16 + 32 + 64));
         let (_new, new) = cgroup(Version::V2, &[("memory.stat", "kernel 100\nslab 64\nsock 3\n")]);
         assert_eq!(new.composition().expect("parts").kernel, Bytes(103));
+    }
+
+    #[test]
+    fn the_lowest_limit_counts_and_none_is_none() {
+        let (_v1, v1) = cgroup(Version::V1, &[("memory.limit_in_bytes", "9223372036854771712\n")]);
+        assert_eq!(v1.limit().expect("a file"), None);
+        let (_v1, v1) = cgroup(Version::V1, &[("memory.limit_in_bytes", "4096\n")]);
+        assert_eq!(v1.limit().expect("a file"), Some(Bytes(4096)));
+        let (_v2, v2) = cgroup(Version::V2, &[("memory.max", "8192\n"), ("memory.high", "max\n")]);
+        assert_eq!(v2.limit().expect("files"), Some(Bytes(8192)));
+        let (_v2, v2) = cgroup(Version::V2, &[("memory.max", "9\n"), ("memory.high", "7\n")]);
+        assert_eq!(v2.limit().expect("files"), Some(Bytes(7)));
+        let (_root, root) = cgroup(Version::V2, &[]);
+        assert_eq!(root.limit().expect("no files"), None);
+        let (_odd, odd) = cgroup(Version::V2, &[("memory.max", "lots\n")]);
+        assert!(odd.limit().expect_err("no number").to_string().contains("memory.max"));
     }
 
     #[test]

@@ -55,6 +55,14 @@ pub struct Summary {
 }
 
 impl Process {
+    /// Opens this process.
+    ///
+    /// # Errors
+    /// Where `/proc` is not mounted.
+    pub fn own() -> Result<Self> {
+        Self::open(rustix::process::getpid().as_raw_nonzero().get())
+    }
+
     /// Opens the process with this number.
     ///
     /// # Errors

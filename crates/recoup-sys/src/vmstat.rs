@@ -1,10 +1,13 @@
-//! Host-wide counters: `/proc/vmstat` (proc_vmstat(5)).
+//! Host-wide counters: `/proc/vmstat` (proc_vmstat(5)), `/proc/meminfo` (proc_meminfo(5)).
 
 use std::collections::HashMap;
 use std::path::Path;
 
-use crate::error::Result;
+use procfs_core::Meminfo;
+
+use crate::error::{Error, Result};
 use crate::procfile;
+use crate::units::Bytes;
 
 /// A snapshot of the counters.
 #[derive(Clone, Debug, Default)]
@@ -26,4 +29,18 @@ impl VmStat {
     pub fn get(&self, name: &str) -> Option<u64> {
         self.0.get(name).copied()
     }
+}
+
+/// Memory of the host that can be had without swapping (`MemAvailable`, Linux 3.14): what is free, and
+/// what the kernel would take from its caches.
+///
+/// # Errors
+/// Where `/proc/meminfo` cannot be read.
+pub fn available() -> Result<Bytes> {
+    let path = Path::new("/proc/meminfo");
+    let info: Meminfo = procfile::read_parsed(path)?;
+    let available = info.mem_available.ok_or_else(|| {
+        Error::malformed(path.display().to_string(), "it has no MemAvailable (Linux 3.14)")
+    })?;
+    Ok(Bytes(available))
 }

@@ -191,7 +191,7 @@ impl InOwnCgroup {
     pub fn enter(name: &str) -> Option<Self> {
         let hierarchy = Hierarchy::find().ok().flatten()?;
         let own_pid = i32::try_from(std::process::id()).ok()?;
-        let this = recoup_sys::Process::open(own_pid).ok()?;
+        let this = recoup_sys::Process::own().ok()?;
         let before = hierarchy.of_process(&this).ok().flatten()?;
         let own = own_cgroup(name)?;
         own.add(own_pid).ok()?;

@@ -6,5 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod discard;
+pub mod headroom;
 
 pub use discard::{Discarder, SplitPolicy};
+pub use headroom::{Headroom, headroom};

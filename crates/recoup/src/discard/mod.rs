@@ -39,6 +39,8 @@ pub use recoup_sys::own::Released;
 pub use recoup_sys::{Error, Result};
 pub use worker::Worker;
 
+use crate::Headroom;
+
 use book::{Book, Mapped, Progress, Seen};
 use edge::Edge;
 
@@ -146,6 +148,14 @@ impl Discarder {
     /// `EINVAL` for locked memory: nobody can split that.
     pub fn split_waiting(&self, bound: Bytes) -> Result<()> {
         self.split_beyond(bound, &[])
+    }
+
+    /// How much more this process can take, with what waits for a split counted in.
+    ///
+    /// # Errors
+    /// Those of [`crate::headroom()`].
+    pub fn headroom(&self) -> Result<Headroom> {
+        crate::headroom(self.waiting())
     }
 
     /// Forgets what is known about 2 MiB blocks that lie in `range`: it is no longer mapped.

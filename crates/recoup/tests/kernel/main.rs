@@ -2,4 +2,5 @@
 
 mod common;
 mod discard;
+mod headroom;
 mod owned;
