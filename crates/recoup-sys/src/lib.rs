@@ -12,6 +12,7 @@
 //! | [`pagemap`] | `/proc/PID/pagemap` and its `PAGEMAP_SCAN` ioctl |
 //! | [`kpage`] | `/proc/kpageflags`, `/proc/kpagecount` |
 //! | [`madvise`] | `process_madvise(2)` |
+//! | [`blockset`] | the pages of a 2 MiB block as a set |
 //! | [`own`] | what the owner of memory may do with it |
 //! | [`region`] | this process's own mappings, safe to use |
 //! | [`reserved`] | a range whose owner says which pages are in use |
@@ -19,6 +20,7 @@
 //! | [`thp`], [`hugetlb`], [`vmstat`] | host-wide settings and counters |
 //! | [`features`] | what this kernel and these privileges allow, probed once |
 
+pub mod blockset;
 pub mod cgroup;
 pub mod error;
 pub mod features;

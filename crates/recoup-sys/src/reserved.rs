@@ -13,6 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
+use crate::blockset::BlockSet;
 use crate::error::{Error, Result};
 use crate::own::{Backing, Released, address, length};
 use crate::region::Region;
@@ -195,13 +196,11 @@ impl Reserved {
     }
 }
 
-/// The pages of a block that are in use.
-type InUse = [u64; PAGES_PER_BLOCK / 64];
-
 /// Which pages are in use: blocks and gigabytes that are not listed have none.
 #[derive(Debug, Default)]
 struct Usage {
-    blocks: BTreeMap<PageIdx, InUse>,
+    /// The pages in use, by block.
+    blocks: BTreeMap<PageIdx, BlockSet>,
     /// How many blocks of a gigabyte have pages in use.
     gigabytes: BTreeMap<PageIdx, u64>,
 }
@@ -220,9 +219,9 @@ impl Usage {
             let gigabytes = &mut self.gigabytes;
             let in_use = self.blocks.entry(block).or_insert_with(|| {
                 *gigabytes.entry(gigabyte_of(block)).or_default() += 1;
-                InUse::default()
+                BlockSet::default()
             });
-            each_word(part, in_use, |word, mask| *word |= mask);
+            in_use.insert(part);
         }
     }
 
@@ -231,8 +230,8 @@ impl Usage {
         for part in by_block(pages) {
             let block = part.start.block_start();
             let Some(in_use) = self.blocks.get_mut(&block) else { continue };
-            each_word(part, in_use, |word, mask| *word &= !mask);
-            if in_use.iter().all(|&word| word == 0) {
+            in_use.remove(part);
+            if in_use.is_empty() {
                 self.blocks.remove(&block);
                 idle.blocks.push(block);
                 self.leave(gigabyte_of(block), &mut idle);
@@ -263,18 +262,6 @@ fn by_block(pages: PageRange) -> impl Iterator<Item = PageRange> {
     (blocks.start.0..blocks.end.0).step_by(PAGES_PER_BLOCK).map(move |start| {
         PageRange::starting_at(PageIdx(start), Pages(PAGES_PER_BLOCK as u64)).intersection(pages)
     })
-}
-
-/// Visits each word of a block's bitmap with the bits that stand for `part`, pages of that block.
-fn each_word(part: PageRange, words: &mut InUse, mut visit: impl FnMut(&mut u64, u64)) {
-    let first = part.start.index_in_block() as u64;
-    let end = first + part.length().0;
-    for (base, word) in (0_u64..).step_by(64).zip(words) {
-        let (from, to) = (first.max(base), end.min(base + 64));
-        if from < to {
-            visit(word, (u64::MAX >> (64 - (to - from))) << (from - base));
-        }
-    }
 }
 
 #[cfg(test)]
@@ -326,7 +313,7 @@ mod tests {
                         prop_assert_eq!(idle, blocks);
                     }
                 }
-                let pages: u32 = usage.blocks.values().flatten().map(|word| word.count_ones()).sum();
+                let pages: u32 = usage.blocks.values().map(BlockSet::count).sum();
                 prop_assert_eq!(u64::from(pages), model.len() as u64);
                 prop_assert_eq!(
                     usage.gigabytes.values().sum::<u64>(), usage.blocks.len() as u64);

@@ -6,45 +6,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use recoup_sys::units::PAGES_PER_BLOCK;
+use recoup_sys::blockset::BlockSet;
 use recoup_sys::{PageIdx, PageRange, Pages};
 
 /// How long it is believed that a block is what it was. khugepaged may make a huge page of base
 /// pages; its own pause between two scans is ten seconds.
 pub(super) const BELIEVED_FOR: Duration = Duration::from_secs(1);
 
-/// The pages of a block that were given back since it was a whole huge page.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Holes([u64; PAGES_PER_BLOCK / 64]);
-
-impl Holes {
-    pub(super) fn count(&self) -> Pages {
-        Pages(self.0.iter().map(|word| u64::from(word.count_ones())).sum())
-    }
-
-    pub(super) fn is_full(&self) -> bool {
-        self.count() == Pages(PAGES_PER_BLOCK as u64)
-    }
-
-    pub(super) fn has(&self, index: usize) -> bool {
-        self.0.get(index / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
-    }
-
-    fn add(&mut self, pages: PageRange) {
-        for page in pages.start.0..pages.end.0 {
-            let index = PageIdx(page).index_in_block();
-            if let Some(word) = self.0.get_mut(index / 64) {
-                *word |= 1 << (index % 64);
-            }
-        }
-    }
-}
-
 /// What is known about a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Block {
-    /// One huge page, of which these pages were given back.
-    Holed(Holes),
+    /// One huge page, of which these pages were given back since it was whole.
+    Holed(BlockSet),
     /// Base pages: giving back some of them leaves nothing behind.
     Split,
 }
@@ -56,12 +29,18 @@ struct Entry {
     seen: Duration,
 }
 
+impl Entry {
+    fn is_fresh(&self, now: Duration) -> bool {
+        now.saturating_sub(self.seen) < BELIEVED_FOR
+    }
+}
+
 /// All blocks of which something is known.
 #[derive(Debug, Default)]
 pub(super) struct Book {
     entries: BTreeMap<PageIdx, Entry>,
     /// Holed blocks by the number of their holes.
-    by_holes: BTreeSet<(Pages, PageIdx)>,
+    by_holes: BTreeSet<(u32, PageIdx)>,
     /// Holes of all holed blocks, and of those that are being split.
     waiting: Pages,
 }
@@ -73,9 +52,8 @@ impl Book {
     }
 
     /// What is known about a block at the time `now`; nothing if that is too long ago.
-    pub(super) fn look_up(&self, block: PageIdx, now: Duration) -> Option<Block> {
-        let entry = self.entries.get(&block)?;
-        (now.saturating_sub(entry.seen) < BELIEVED_FOR).then_some(entry.block)
+    fn look_up(&self, block: PageIdx, now: Duration) -> Option<Block> {
+        self.entries.get(&block).filter(|entry| entry.is_fresh(now)).map(|entry| entry.block)
     }
 
     /// Takes note of how a block was found to be mapped at the time `now`. Tells whether it can be
@@ -87,7 +65,7 @@ impl Book {
         }
         match (mapping, self.entries.get_mut(&block)) {
             // What was known before has been replaced by a new huge page.
-            (Mapped::Whole, _) => self.put(block, Block::Holed(Holes::default()), now),
+            (Mapped::Whole, _) => self.put(block, Block::Holed(BlockSet::default()), now),
             (Mapped::ByPages, Some(entry)) if entry.block != Block::Split => entry.seen = now,
             (Mapped::ByPages, _) => {
                 self.put(block, Block::Split, now);
@@ -97,17 +75,21 @@ impl Book {
         Seen::Known
     }
 
-    /// Pages of one block are about to be given back. Tells whether all of its pages were by now.
-    pub(super) fn release(&mut self, pages: PageRange) -> Progress {
+    /// Pages of one block are about to be given back. Tells whether all of its pages were by now;
+    /// nothing if the block has to be looked at first.
+    pub(super) fn note(&mut self, pages: PageRange, now: Duration) -> Option<Progress> {
         let block = pages.start.block_start();
-        let Some(Entry { block: Block::Holed(holes), seen }) = self.entries.get(&block).copied()
-        else {
-            return Progress::Nothing;
-        };
-        let mut more = holes;
-        more.add(pages);
-        self.put(block, Block::Holed(more), seen);
-        if more.is_full() { Progress::All } else { Progress::Part }
+        let entry = self.entries.get_mut(&block).filter(|entry| entry.is_fresh(now))?;
+        let Block::Holed(holes) = &mut entry.block else { return Some(Progress::Part) };
+        let before = holes.count();
+        holes.insert(pages);
+        let (after, full) = (holes.count(), holes.is_full());
+        if after > before {
+            self.by_holes.remove(&(before, block));
+            self.by_holes.insert((after, block));
+            self.waiting += Pages(u64::from(after - before));
+        }
+        Some(if full { Progress::All } else { Progress::Part })
     }
 
     /// The block with the most holes, those `spared` left out.
@@ -117,7 +99,7 @@ impl Book {
 
     /// Somebody is about to split the block: hands its holes to whoever does, who must call
     /// [`Book::end_split`]. Nothing if it is not holed.
-    pub(super) fn begin_split(&mut self, block: PageIdx) -> Option<Holes> {
+    pub(super) fn begin_split(&mut self, block: PageIdx) -> Option<BlockSet> {
         let entry = self.entries.get_mut(&block)?;
         let Block::Holed(holes) = entry.block else { return None };
         entry.block = Block::Split;
@@ -126,8 +108,8 @@ impl Book {
     }
 
     /// The split of a block with these holes is over.
-    pub(super) fn end_split(&mut self, holes: &Holes) {
-        self.waiting = self.waiting.saturating_sub(holes.count());
+    pub(super) fn end_split(&mut self, holes: &BlockSet) {
+        self.waiting = self.waiting.saturating_sub(pages_in(holes));
     }
 
     /// Everything that is known about the blocks in a range is no longer true.
@@ -151,10 +133,14 @@ impl Book {
         }
         if let Block::Holed(holes) = state {
             self.by_holes.insert((holes.count(), block));
-            self.waiting += holes.count();
+            self.waiting += pages_in(&holes);
         }
         self.entries.insert(block, Entry { block: state, seen });
     }
+}
+
+fn pages_in(holes: &BlockSet) -> Pages {
+    Pages(u64::from(holes.count()))
 }
 
 /// Whether a look at a block told what it is.
@@ -175,14 +161,12 @@ pub(super) enum Mapped {
     ByPages,
 }
 
-/// How much of a huge page was given back.
+/// How much of a block was given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// It is none.
-    Nothing,
     /// Some pages.
     Part,
-    /// All pages.
+    /// All pages of a huge page.
     All,
 }
 
@@ -201,7 +185,7 @@ mod tests {
         let mut book = Book::default();
         book.see(BLOCK, Mapped::Whole, NOW);
         for &(first, count) in parts {
-            book.release(pages(first, count));
+            assert!(book.note(pages(first, count), NOW).is_some());
         }
         book
     }
@@ -226,7 +210,7 @@ mod tests {
     fn base_pages_leave_nothing_behind() {
         let mut book = Book::default();
         book.see(BLOCK, Mapped::ByPages, NOW);
-        assert_eq!(book.release(pages(0, 9)), Progress::Nothing);
+        assert_eq!(book.note(pages(0, 9), NOW), Some(Progress::Part));
         assert_eq!(book.waiting(), Pages(0));
     }
 
@@ -248,8 +232,8 @@ mod tests {
     #[test]
     fn the_last_page_is_noticed() {
         let mut book = holed(&[(0, 256)]);
-        assert_eq!(book.release(pages(257, 255)), Progress::Part);
-        assert_eq!(book.release(pages(256, 1)), Progress::All);
+        assert_eq!(book.note(pages(257, 255), NOW), Some(Progress::Part));
+        assert_eq!(book.note(pages(256, 1), NOW), Some(Progress::All));
     }
 
     #[test]
@@ -259,7 +243,7 @@ mod tests {
         assert_eq!(book.waiting(), Pages(256), "another thread saw the same one");
         book.see(BLOCK, Mapped::Whole, NOW + BELIEVED_FOR);
         assert_eq!(book.waiting(), Pages(0));
-        assert_eq!(book.release(pages(0, 1)), Progress::Part);
+        assert_eq!(book.note(pages(0, 1), NOW + BELIEVED_FOR), Some(Progress::Part));
     }
 
     #[test]
@@ -267,6 +251,7 @@ mod tests {
         let book = holed(&[(0, 1)]);
         assert!(book.look_up(BLOCK, NOW + BELIEVED_FOR / 2).is_some());
         assert_eq!(book.look_up(BLOCK, NOW + BELIEVED_FOR), None);
+        assert_eq!(holed(&[]).note(pages(0, 1), NOW + BELIEVED_FOR), None);
         assert_eq!(book.waiting(), Pages(1), "though it still counts");
     }
 
@@ -275,7 +260,7 @@ mod tests {
         let mut book = holed(&[(0, 10)]);
         let other = BLOCK + Pages(512);
         book.see(other, Mapped::Whole, NOW);
-        book.release(PageRange::starting_at(other, Pages(20)));
+        book.note(PageRange::starting_at(other, Pages(20)), NOW).expect("known");
         assert_eq!(book.fullest(&[]), Some(other));
         assert_eq!(book.fullest(&[other]), Some(BLOCK));
         book.forget(PageRange { start: other, end: other + Pages(512) });

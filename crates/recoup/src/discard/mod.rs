@@ -32,6 +32,7 @@ use std::time::{Duration, Instant};
 
 use recoup_sys::own::{self, Backing};
 use recoup_sys::pagemap::Pagemap;
+use recoup_sys::units::BLOCK;
 use recoup_sys::{Bytes, PageIdx, PageRange};
 
 pub use owned::{OwnedRange, table_reclaim};
@@ -120,17 +121,21 @@ impl Discarder {
         };
         let pages = released.pages();
         let edges = edge::edges(pages);
-        let known = edges.map(|edge| edge.map(|edge| self.note(edge)));
         // Before the pages are unmapped, so that the bound holds at every moment.
-        let own = edges.map(|edge| edge.map_or(PageIdx::default(), Edge::block));
-        self.split_beyond(bound, &own)?;
-        released.discard()?;
-        self.book().forget(edge::whole_blocks(pages));
-        for (edge, known) in edges.into_iter().zip(known) {
-            edge.zip(known).map_or(Ok(()), |(edge, known)| self.settle(edge, known))?;
+        let (known, waiting) = self.note_all(edges);
+        if waiting > bound {
+            let own = edges.map(|edge| edge.map_or(PageIdx::default(), Edge::block));
+            self.split_beyond(bound, &own)?;
         }
-        self.split_beyond(bound, &[])?;
-        if self.waiting().0 > self.wake_beyond.load(Ordering::Relaxed) {
+        released.discard()?;
+        for edge in edges.into_iter().zip(known).filter_map(Known::unsure) {
+            // It may be a part of a huge page that is mapped by pages: a split costs little if not.
+            edge.neighbours(&self.orders).try_for_each(own::age)?;
+        }
+        let waiting = self.close(pages, edges, known);
+        if waiting > bound {
+            self.split_beyond(bound, &[])?;
+        } else if waiting.0 > self.wake_beyond.load(Ordering::Relaxed) {
             self.wake.notify_one();
         }
         Ok(())
@@ -172,23 +177,45 @@ impl Discarder {
         self.began.elapsed()
     }
 
-    /// Finds out what the block at an end of the range is, and notes what will be given back of it.
-    fn note(&self, edge: Edge) -> Known {
+    /// Notes what will be given back of the blocks at the ends of a range. Tells how much waits then.
+    fn note_all(&self, edges: [Option<Edge>; 2]) -> ([Known; 2], Bytes) {
         let now = self.now();
-        let block = edge.block();
-        let known = self.book().look_up(block, now).is_some();
-        if !known {
-            let Some(mapping) = self.mapping_of(edge.released().start) else {
-                return Known::Unsure;
-            };
-            if self.book().see(block, mapping, now) == Seen::Unsure {
-                return Known::Unsure;
+        let mut book = self.book();
+        let noted = edges
+            .map(|edge| edge.map_or(Some(Progress::Part), |edge| book.note(edge.released(), now)));
+        let waiting = book.waiting().bytes();
+        drop(book);
+        if let [Some(one), Some(other)] = noted {
+            return ([Known::Noted(one), Known::Noted(other)], waiting);
+        }
+        let known = [0, 1].map(|which| match (noted[which], edges[which]) {
+            (None, Some(edge)) => self.look_and_note(edge, now),
+            (noted, _) => Known::Noted(noted.unwrap_or(Progress::Part)),
+        });
+        (known, self.waiting())
+    }
+
+    /// Finds out what the block at an end of the range is, and notes what will be given back of it.
+    fn look_and_note(&self, edge: Edge, now: Duration) -> Known {
+        let Some(mapping) = self.mapping_of(edge.released().start) else { return Known::Unsure };
+        let mut book = self.book();
+        if book.see(edge.block(), mapping, now) == Seen::Unsure {
+            return Known::Unsure;
+        }
+        book.note(edge.released(), now).map_or(Known::Unsure, Known::Noted)
+    }
+
+    /// After the discard of a range: forgets huge pages of which nothing is left, and tells how much
+    /// waits.
+    fn close(&self, pages: PageRange, edges: [Option<Edge>; 2], known: [Known; 2]) -> Bytes {
+        let mut book = self.book();
+        book.forget(edge::whole_blocks(pages));
+        for (edge, known) in edges.into_iter().zip(known) {
+            if let (Some(edge), Known::Noted(Progress::All)) = (edge, known) {
+                book.forget(PageRange::starting_at(edge.block(), BLOCK.whole_pages()));
             }
         }
-        match self.book().release(edge.released()) {
-            Progress::All => Known::Complete,
-            Progress::Part | Progress::Nothing => Known::Noted,
-        }
+        book.waiting().bytes()
     }
 
     /// How the 2 MiB around a page are mapped, where the kernel tells.
@@ -196,17 +223,6 @@ impl Discarder {
         let pagemap = self.pagemap.as_ref().filter(|_| std::process::id() == self.pid)?;
         let whole = pagemap.is_mapped_huge(page).ok()?;
         Some(if whole { Mapped::Whole } else { Mapped::ByPages })
-    }
-
-    /// After the discard: what the book cannot take care of.
-    fn settle(&self, edge: Edge, known: Known) -> Result<()> {
-        match known {
-            Known::Noted => Ok(()),
-            // It may be a part of a huge page that is mapped by pages: a split costs little if not.
-            Known::Unsure => edge.neighbours(&self.orders).try_for_each(own::age),
-            // All of it is gone, unless khugepaged made a new huge page of what was written since.
-            Known::Complete => self.split(edge.block()),
-        }
     }
 
     fn split_beyond(&self, bound: Bytes, spared: &[PageIdx]) -> Result<()> {
@@ -225,10 +241,8 @@ impl Discarder {
     /// Splits a block's huge page by ageing one page that it still maps.
     fn split(&self, block: PageIdx) -> Result<()> {
         let Some(holes) = self.book().begin_split(block) else { return Ok(()) };
-        // A page that was given back and written since is a base page. Once all were, only a new
-        // huge page can be left.
-        let own = |index| !holes.has(index) || holes.is_full();
-        let page = edge::mapped_page(block, own);
+        // A page that was given back and written since is a base page.
+        let page = edge::mapped_page(block, |index| !holes.has(index));
         // The kernel passes a huge page over in silence that something else holds for a moment, so a
         // second time: of a base page that costs nothing much.
         let result = page.map_or(Ok(()), |page| own::age(page).and_then(|()| own::age(page)));
@@ -241,9 +255,14 @@ impl Discarder {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Known {
     /// The book has it.
-    Noted,
-    /// The book has it, and all of its pages were given back.
-    Complete,
+    Noted(Progress),
     /// Nothing.
     Unsure,
+}
+
+impl Known {
+    /// The edge, if nothing is known about its block.
+    fn unsure((edge, known): (Option<Edge>, Self)) -> Option<Edge> {
+        edge.filter(|_| known == Self::Unsure)
+    }
 }
