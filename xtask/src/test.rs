@@ -3,8 +3,8 @@
 use crate::command::{cargo, exists, run};
 
 pub(crate) fn run_all(arguments: &[String]) -> anyhow::Result<()> {
-    // The workloads and `recoup` itself, which tests of other packages start.
-    run(cargo().args(["build", "--workspace", "--bins"]))?;
+    // The workloads, `recoup` itself, and the library for C, which tests start and link.
+    run(cargo().args(["build", "--workspace"]))?;
     if exists("cargo-nextest") {
         run(cargo().args(["nextest", "run", "--workspace"]).args(arguments))?;
     } else {

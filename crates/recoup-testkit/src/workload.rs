@@ -23,7 +23,7 @@ impl Workload {
     /// If the program was not built.
     #[must_use]
     pub fn start() -> Self {
-        let mut child = Command::new(binary("recoup-workload"))
+        let mut child = Command::new(built("recoup-workload"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -105,12 +105,13 @@ impl Drop for Workload {
     }
 }
 
-/// The path of one of the project's programs: in `RECOUP_BIN_DIR`, or where cargo builds them.
+/// The path of one of the project's programs or libraries: in `RECOUP_BIN_DIR`, or where cargo builds
+/// them.
 ///
 /// # Panics
 /// If it isn't there.
 #[must_use]
-pub fn binary(name: &str) -> PathBuf {
+pub fn built(name: &str) -> PathBuf {
     let beside_tests = || {
         let test = std::env::current_exe().expect("the path of this program");
         test.ancestors().nth(2).expect("cargo's target directory").to_owned()
@@ -120,18 +121,17 @@ pub fn binary(name: &str) -> PathBuf {
     if !path.is_file() {
         build();
     }
-    assert!(path.is_file(), "{} is missing: cargo build --workspace --bins", path.display());
+    assert!(path.is_file(), "{} is missing: cargo build --workspace", path.display());
     path
 }
 
-/// Builds the project's programs as this one was built, if cargo runs it: cargo builds only those of
+/// Builds the project's programs and libraries as this one was built, if cargo runs it: cargo builds only those of
 /// the packages that it was asked for.
 fn build() {
     let Some(cargo) = std::env::var_os("CARGO") else { return };
     let profile: &[&str] = if cfg!(debug_assertions) { &[] } else { &["--release"] };
-    let status =
-        Command::new(cargo).args(["build", "--workspace", "--bins"]).args(profile).status();
-    assert!(status.is_ok_and(|status| status.success()), "cargo build --workspace --bins");
+    let status = Command::new(cargo).args(["build", "--workspace"]).args(profile).status();
+    assert!(status.is_ok_and(|status| status.success()), "cargo build --workspace");
 }
 
 /// The largest resident size of a `recoup` that reclaims once all that can be found in a process, in
@@ -142,7 +142,7 @@ fn build() {
 #[must_use]
 pub fn peak_of_recoup(pid: i32) -> u64 {
     // Watching keeps it alive after the first pass, so that its peak can be read.
-    let mut recoup = Command::new(binary("recoup"))
+    let mut recoup = Command::new(built("recoup"))
         .args(["reclaim", "--exact", "--json", "--watch", "1h", "--pid"])
         .arg(pid.to_string())
         .stdout(Stdio::piped())

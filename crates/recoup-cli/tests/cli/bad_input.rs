@@ -99,7 +99,7 @@ fn without_privileges_reclaiming_an_own_process_is_not_done_and_said_so() {
 fn watching_ends_when_the_process_has_ended() {
     require!(kernel::is_root(), "root");
     let workload = recoup_testkit::Workload::start();
-    let recoup = std::process::Command::new(recoup_testkit::workload::binary("recoup"))
+    let recoup = std::process::Command::new(recoup_testkit::workload::built("recoup"))
         .args(["reclaim", "--watch", "50ms", "--pid", &workload.pid().to_string()])
         .stderr(std::process::Stdio::piped())
         .stdout(std::process::Stdio::null())
@@ -127,7 +127,7 @@ fn unprivileged(arguments: &[&str]) -> Output {
         .tempdir_in("/tmp")
         .expect("a directory");
     let copy = directory.path().join("recoup");
-    std::fs::copy(recoup_testkit::workload::binary("recoup"), &copy).expect("a copy");
+    std::fs::copy(recoup_testkit::workload::built("recoup"), &copy).expect("a copy");
     as_nobody(std::process::Command::new(&copy).args(arguments)).output().expect("recoup starts")
 }
 

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use recoup_testkit::workload::binary;
+use recoup_testkit::workload::built;
 use recoup_testkit::{HostSetting, kernel, require};
 
 use crate::{document, recoup, text};
@@ -38,7 +38,7 @@ fn doctor_says_of_each_thing_whether_it_works_here() {
 fn the_demonstration_succeeds_and_leaves_nothing_behind() {
     require!(kernel::is_root(), "root");
     let _thp = HostSetting::huge_pages("madvise");
-    let demo = Command::new(binary("recoup"))
+    let demo = Command::new(built("recoup"))
         .arg("demo")
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

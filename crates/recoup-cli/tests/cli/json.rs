@@ -85,7 +85,7 @@ fn watching_prints_one_valid_document_a_line() {
     use std::io::{BufRead, BufReader};
     require!(kernel::is_root(), "root");
     let workload = Workload::start();
-    let mut recoup = std::process::Command::new(recoup_testkit::workload::binary("recoup"))
+    let mut recoup = std::process::Command::new(recoup_testkit::workload::built("recoup"))
         .args(["reclaim", "--json", "--watch", "10ms", "--pid", &workload.pid().to_string()])
         .stdout(std::process::Stdio::piped())
         .spawn()

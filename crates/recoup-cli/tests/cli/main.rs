@@ -9,11 +9,11 @@ mod whole_host;
 
 use std::process::{Command, Output};
 
-use recoup_testkit::workload::binary;
+use recoup_testkit::workload::built;
 
 /// Runs `recoup` with these arguments to its end.
 fn recoup(arguments: &[&str]) -> Output {
-    Command::new(binary("recoup")).args(arguments).output().expect("recoup starts")
+    Command::new(built("recoup")).args(arguments).output().expect("recoup starts")
 }
 
 fn text(bytes: &[u8]) -> String {

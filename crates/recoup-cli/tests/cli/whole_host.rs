@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use recoup_testkit::workload::binary;
+use recoup_testkit::workload::built;
 use recoup_testkit::{HostSetting, Workload, kernel, require};
 
 use crate::{document, recoup, text};
@@ -11,7 +11,7 @@ use crate::{document, recoup, text};
 fn all_processes_are_reported_but_recoup_itself() {
     require!(kernel::is_root(), "root");
     let workload = Workload::start();
-    let recoup = Command::new(binary("recoup"))
+    let recoup = Command::new(built("recoup"))
         .args(["report", "--json"])
         .stdout(Stdio::piped())
         .spawn()

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::common::{request, run_request, run_with};
 use recoup_reclaim::Mode;
 use recoup_reclaim::target::Target;
-use recoup_testkit::workload::{binary, own_cgroup};
+use recoup_testkit::workload::{built, own_cgroup};
 use recoup_testkit::{HostSetting, Workload, kernel, require};
 
 /// How often recoup is killed.
@@ -53,7 +53,7 @@ fn killing_recoup_at_any_moment_leaves_the_target_unharmed() {
     workload.tell("hammer 2");
     let pid = workload.pid().to_string();
     let start = || {
-        Command::new(binary("recoup"))
+        Command::new(built("recoup"))
             .args(["reclaim", "--json", "--pid", &pid])
             .stdout(Stdio::null())
             .spawn()

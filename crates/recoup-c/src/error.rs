@@ -1,0 +1,19 @@
+//! How results become `errno` values.
+
+use std::ffi::c_int;
+
+use recoup_sys::Error;
+
+/// `EINVAL`, for null pointers and unknown kinds.
+pub(crate) const INVALID: c_int = 22;
+/// `EIO`, for what has no `errno` of its own: a file of the kernel in an unknown form.
+const OTHER: c_int = 5;
+
+/// 0, or the `errno`.
+pub(crate) fn status(result: Result<(), Error>) -> c_int {
+    match result {
+        Ok(()) => 0,
+        Err(Error::Os { source, .. }) => source.raw_os_error().unwrap_or(OTHER),
+        Err(_) => OTHER,
+    }
+}

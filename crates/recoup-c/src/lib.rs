@@ -1,0 +1,12 @@
+//! recoup for C and C++.
+//!
+//! `include/recoup.h` is made from this crate by cbindgen; a test keeps them equal. What a function
+//! demands of its caller stands in its documentation, which becomes the header's.
+//!
+//! One file a group of calls, named like the module of `recoup` that it offers.
+
+#![expect(clippy::missing_safety_doc, reason = "the header is C: each function says what it needs")]
+
+pub mod discard;
+mod error;
+pub mod headroom;
