@@ -63,7 +63,9 @@ mod tests {
 
     #[test]
     fn every_range_of_a_block_is_the_set_of_its_pages() {
-        for first in 0..PAGES_PER_BLOCK as u64 {
+        // The interpreter that looks for undefined behaviour takes a sample.
+        let step = if cfg!(miri) { 67 } else { 1 };
+        for first in (0..PAGES_PER_BLOCK as u64).step_by(step) {
             for length in [0, 1, 2, 63, 64, 65, 129, 512 - first] {
                 let length = length.min(512 - first);
                 let range = PageRange::starting_at(PageIdx(512 * 9 + first), Pages(length));

@@ -172,6 +172,8 @@ pub(super) enum Progress {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const BLOCK: PageIdx = PageIdx(512 * 7);
@@ -265,5 +267,91 @@ mod tests {
         assert_eq!(book.fullest(&[other]), Some(BLOCK));
         book.forget(PageRange { start: other, end: other + Pages(512) });
         assert_eq!((book.fullest(&[BLOCK]), book.waiting()), (None, Pages(10)));
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        See(u64, Mapped),
+        Note(u64, u64, u64),
+        SplitFullest,
+        Forget(u64),
+        Later,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let block = 0_u64..4;
+        let mapped = prop_oneof![Just(Mapped::Whole), Just(Mapped::ByPages)];
+        let step = prop_oneof![
+            2 => (block.clone(), mapped).prop_map(|(block, mapped)| Step::See(block, mapped)),
+            6 => (block.clone(), 0_u64..512, 1_u64..512)
+                .prop_map(|(block, first, count)| Step::Note(block, first, count)),
+            1 => Just(Step::SplitFullest),
+            1 => block.prop_map(Step::Forget),
+            1 => Just(Step::Later),
+        ];
+        prop::collection::vec(step, 1..80)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: if cfg!(miri) { 4 } else { 256 },
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        /// Against the set of pages that each huge page lost.
+        #[test]
+        fn what_waits_is_what_huge_pages_lost(steps in steps()) {
+            let (mut book, mut now) = (Book::default(), NOW);
+            let mut lost: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
+            let mut fresh: BTreeMap<u64, Duration> = BTreeMap::new();
+            let at = |block: u64| PageIdx(block * 512);
+            for step in steps {
+                match step {
+                    Step::See(block, mapped) => {
+                        let known = fresh.get(&block).is_some_and(|&seen| now - seen < BELIEVED_FOR);
+                        if !known {
+                            fresh.insert(block, now);
+                            if mapped == Mapped::Whole {
+                                lost.insert(block, BTreeSet::new());
+                            }
+                        }
+                        book.see(at(block), mapped, now);
+                    }
+                    Step::Note(block, first, count) => {
+                        let end = (first + count).min(512);
+                        let range = PageRange::starting_at(at(block) + Pages(first), Pages(end - first));
+                        let known = fresh.get(&block).is_some_and(|&seen| now - seen < BELIEVED_FOR);
+                        let noted = book.note(range, now);
+                        prop_assert_eq!(noted.is_some(), known);
+                        if let (true, Some(pages)) = (known, lost.get_mut(&block)) {
+                            pages.extend(first..end);
+                            let all = pages.len() == 512;
+                            prop_assert_eq!(noted == Some(Progress::All), all);
+                        }
+                    }
+                    Step::SplitFullest => {
+                        let most = lost.values().map(BTreeSet::len).max();
+                        let fullest = book.fullest(&[]);
+                        prop_assert_eq!(fullest.is_some(), most.is_some());
+                        if let Some(block) = fullest {
+                            let pages = lost.remove(&(block.0 / 512)).expect("a huge page");
+                            prop_assert_eq!(Some(pages.len()), most);
+                            let holes = book.begin_split(block).expect("a holed block");
+                            prop_assert!((0..512).all(|i| holes.has(i) == pages.contains(&(i as u64))));
+                            book.end_split(&holes);
+                        }
+                    }
+                    Step::Forget(block) => {
+                        book.forget(PageRange { start: at(block), end: at(block + 1) });
+                        lost.remove(&block);
+                        fresh.remove(&block);
+                    }
+                    Step::Later => now += BELIEVED_FOR,
+                }
+                let waiting: usize = lost.values().map(BTreeSet::len).sum();
+                prop_assert_eq!(book.waiting(), Pages(waiting as u64));
+            }
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! jemalloc gives its dirty extents back through recoup, so that no hole of a huge page stays charged.
 //!
-//!     cargo run --release -p recoup --example jemalloc
+//!     cargo run --release -p recoup-c --example jemalloc
 //!
 //! Extent hooks (jemalloc(3), `arena.<i>.extent_hooks`): `purge_forced` is called with extents that
 //! jemalloc has no use for at the moment. All other hooks stay jemalloc's own. The hooks belong to an
@@ -13,8 +13,8 @@ use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use recoup::SplitPolicy;
-use recoup::discard::{Discarder, Released};
+use recoup_rust::SplitPolicy;
+use recoup_rust::discard::{Discarder, Released};
 use recoup_sys::own::Backing;
 use tikv_jemalloc_sys as jemalloc;
 
