@@ -48,24 +48,13 @@ use edge::Edge;
 /// When huge pages of which a part was given back are split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SplitPolicy {
-    /// At once: nothing stays charged.
+    /// At once: nothing of the huge pages at hand stays charged.
     Sync,
     /// When more than this amount waits: holes may wait for the rest of their huge page to be given
     /// back as well, which is much cheaper than a split. Those with the most holes are split first.
     Bounded(Bytes),
     /// When the kernel likes to. Such a call is a plain `madvise(2)`, and leaves no trace.
     Deferred,
-}
-
-impl SplitPolicy {
-    /// What may wait after a call; nothing where that is the kernel's business.
-    fn bound(self) -> Option<Bytes> {
-        match self {
-            Self::Sync => Some(Bytes::ZERO),
-            Self::Bounded(bytes) => Some(bytes),
-            Self::Deferred => None,
-        }
-    }
 }
 
 /// Gives memory of this process back, and knows which huge pages still wait for a split.
@@ -116,14 +105,16 @@ impl Discarder {
     /// Those of [`Released::discard`]; `EINVAL` where a neighbouring page is locked, after the pages
     /// were given back.
     pub fn discard(&self, released: Released<'_>, policy: SplitPolicy) -> Result<()> {
-        let (Some(bound), Backing::Private) = (policy.bound(), released.backing()) else {
+        if policy == SplitPolicy::Deferred || released.backing() != Backing::Private {
             return released.discard();
-        };
+        }
         let pages = released.pages();
         let edges = edge::edges(pages);
-        // Before the pages are unmapped, so that the bound holds at every moment.
         let (known, waiting) = self.note_all(edges);
-        if waiting > bound {
+        if let SplitPolicy::Bounded(bound) = policy
+            && waiting > bound
+        {
+            // Before the pages are unmapped, so that the bound holds at every moment.
             let own = edges.map(|edge| edge.map_or(PageIdx::default(), Edge::block));
             self.split_beyond(bound, &own)?;
         }
@@ -133,12 +124,16 @@ impl Discarder {
             edge.neighbours(&self.orders).try_for_each(own::age)?;
         }
         let waiting = self.close(pages, edges, known);
-        if waiting > bound {
-            self.split_beyond(bound, &[])?;
-        } else if waiting.0 > self.wake_beyond.load(Ordering::Relaxed) {
-            self.wake.notify_one();
+        match policy {
+            SplitPolicy::Sync => edges.iter().flatten().try_for_each(|e| self.split(e.block())),
+            SplitPolicy::Bounded(bound) if waiting > bound => self.split_beyond(bound, &[]),
+            _ => {
+                if waiting.0 > self.wake_beyond.load(Ordering::Relaxed) {
+                    self.wake.notify_one();
+                }
+                Ok(())
+            }
         }
-        Ok(())
     }
 
     /// The most that is still charged for want of a split.

@@ -4,3 +4,4 @@ mod common;
 mod discard;
 mod headroom;
 mod owned;
+mod unprivileged;
