@@ -194,5 +194,4 @@ impl<const WORDS: usize> Not for Bits<WORDS> {
 }
 
 #[cfg(test)]
-#[path = "bits_tests.rs"]
 mod tests;

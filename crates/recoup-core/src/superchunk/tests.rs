@@ -1,6 +1,7 @@
 //! Each violation that `validate` knows, planted into a book that was right.
 
 use super::*;
+use crate::units::{ChunkRun, SuperchunkIdx};
 
 const AT: SuperchunkIdx = SuperchunkIdx(3);
 
@@ -50,19 +51,17 @@ fn every_combination_of_answers_is_legal_or_found() {
         let [allocated, backed, isolated, in_flight, pinned] =
             [0, 1, 2, 3, 4].map(|bit| answers >> bit & 1 == 1);
         let mut book = Superchunk::attached(Backing::OnTouch);
-        let plant = |bits: &mut Bits512, set| {
-            if set {
-                bits.insert(77)
-            }
+        let answer = |yes| if yes { 1 << 13 } else { 0 };
+        book.answers[1] = Answers {
+            allocated: answer(allocated),
+            starts: answer(allocated),
+            backed: answer(backed),
+            isolated: answer(isolated),
+            in_flight: answer(in_flight),
+            pinned: answer(pinned),
         };
-        plant(&mut book.allocated, allocated);
-        plant(&mut book.starts, allocated);
-        plant(&mut book.backed, backed);
-        plant(&mut book.isolated, isolated);
-        plant(&mut book.in_flight, in_flight);
-        plant(&mut book.pinned, pinned);
         book.bytes_of[77] = allocated.then_some(owner(1));
-        book.tally = book.count(0..CHUNKS_PER_SUPERCHUNK);
+        book.tally = book.count();
         // The rows of the table: cold, warm, held, pinned, isolated (2), in flight (2).
         let legal = matches!(
             (allocated, backed, isolated, in_flight, pinned),
@@ -92,18 +91,18 @@ fn an_extent_of_two_owners_is_found() {
 
 #[test]
 fn an_extent_without_a_start_is_found() {
-    assert_eq!(planted(|book| book.starts.remove(0)), Violation::Extent(at(0)));
-    assert_eq!(planted(|book| book.starts.remove(4)), Violation::Extent(at(4)));
+    assert_eq!(planted(|book| book.answers[0].starts &= !(1 << 0)), Violation::Extent(at(0)));
+    assert_eq!(planted(|book| book.answers[0].starts &= !(1 << 4)), Violation::Extent(at(4)));
 }
 
 #[test]
 fn a_start_without_an_extent_is_found() {
-    assert_eq!(planted(|book| book.starts.insert(20)), Violation::Extent(at(20)));
+    assert_eq!(planted(|book| book.answers[0].starts |= 1 << 20), Violation::Extent(at(20)));
 }
 
 #[test]
 fn a_half_pinned_extent_is_found() {
-    assert_eq!(planted(|book| book.pinned.insert(1)), Violation::Extent(at(1)));
+    assert_eq!(planted(|book| book.answers[0].pinned |= 1 << 1), Violation::Extent(at(1)));
 }
 
 #[test]
@@ -127,7 +126,7 @@ fn only_what_is_in_flight_is_settled() {
     for slots in [0..1, 6..7, 7..8, 8..10] {
         book.settle(slots, Fate::Returned);
     }
-    assert_eq!((book.tally, book.backed), (before.tally, before.backed));
+    assert_eq!((book.tally, book.answers), (before.tally, before.answers));
     book.settle(8..9, Fate::Returned);
     assert_eq!((book.state(8), book.bytes_of(8)), (ChunkState::Cold, None));
     assert_eq!(book.validate(AT), Ok(()));
