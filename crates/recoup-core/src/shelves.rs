@@ -122,7 +122,7 @@ impl Shelves {
         at_least: usize,
     ) -> impl Iterator<Item = Place> + use<'a> {
         let row = &self.rows[offer as usize];
-        let occupied = row.occupied;
+        let occupied = &row.occupied;
         let shelves =
             iter::successors(occupied.next_set(at_least), move |&at| occupied.next_set(at + 1));
         shelves.flat_map(move |takeable| {
