@@ -244,7 +244,7 @@ impl<S: AsRef<[Superchunk]> + AsMut<[Superchunk]>> PoolBook<S> {
                 return Err(Violation::Shelf(index_of(place)));
             }
         }
-        Ok(())
+        if self.shelves.are_marked() { Ok(()) } else { Err(Violation::Summary) }
     }
 
     /// The best place for an extent: the superchunk's, and in it.

@@ -131,6 +131,14 @@ impl Shelves {
         })
     }
 
+    /// Whether the bitmaps say which shelves are empty.
+    pub(crate) fn are_marked(&self) -> bool {
+        self.rows.iter().all(|row| {
+            let mut shelves = row.first.iter().enumerate();
+            shelves.all(|(takeable, first)| first.is_some() == row.occupied.contains(takeable))
+        })
+    }
+
     /// Whether a superchunk stands where it belongs, and its neighbours and shelf know of it.
     pub(crate) fn holds(&self, place: Place, superchunks: &[Superchunk]) -> bool {
         let superchunk = &superchunks[place.index()];

@@ -61,8 +61,8 @@ impl Pool {
         for &step in &plan.moves {
             self.book.begin_move(owner, step).expect("the plan is up to date");
             self.book.finish_move(owner, step).expect("nothing happened meanwhile");
-            assert_eq!(self.book.validate(), Ok(()));
         }
+        assert_eq!(self.book.validate(), Ok(()));
         for &at in &plan.emptied {
             self.book.detach(at).expect("the plan emptied it");
         }
@@ -104,14 +104,15 @@ fn most_of_any_set(book: &Book) -> usize {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 1 } else { 64 },
+        cases: 64,
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
 
     #[test]
+    #[cfg_attr(miri, ignore = "too many chunks")]
     fn single_chunks_leave_as_many_superchunks_as_any_set_could(
-        superchunks in 1_u64..if cfg!(miri) { 3 } else { 7 },
+        superchunks in 1_u64..7,
         keep in 0_usize..100,
         salt in any::<u32>(),
         pins in vec(any::<prop::sample::Index>(), 0..3),
@@ -135,8 +136,9 @@ proptest! {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "too many chunks")]
     fn longer_extents_move_whole_and_keep_their_alignment(
-        lengths in vec(1_u64..40, 1..if cfg!(miri) { 20 } else { 150 }),
+        lengths in vec(1_u64..40, 1..150),
         freed in vec(any::<prop::sample::Index>(), 0..100),
         alignment in prop::sample::select(vec![Alignment::Chunk, Alignment::Natural]),
     ) {
@@ -159,14 +161,14 @@ proptest! {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many chunks")]
 fn half_full_at_random_gives_half_of_it_back() {
-    let superchunks = if cfg!(miri) { 2 } else { 16 };
-    let chunks = usize::try_from(superchunks).unwrap() * 512;
-    let every_other = (0..chunks).filter(|place| place.count_ones() % 2 == 0);
-    let mut pool = Pool::full_but(superchunks, every_other);
+    // As good as at random.
+    let every_other = (0..16 * 512_usize).filter(|place| place.count_ones() % 2 == 0);
+    let mut pool = Pool::full_but(16, every_other);
     let plan = plan(pool.book.superchunks());
-    assert_eq!(plan.emptied.len() as u64, superchunks / 2);
-    assert_eq!(pool.carry_out(&plan) as u64, superchunks / 2 * 256);
+    assert_eq!(plan.emptied.len(), 8);
+    assert_eq!(pool.carry_out(&plan), 8 * 256);
 }
 
 #[test]

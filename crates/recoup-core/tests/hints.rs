@@ -128,10 +128,11 @@ fn after_a_panic_everything_is_back() {
     assert_eq!(book.validate(), Ok(()));
 }
 
-/// A book of which somebody takes all that can be taken whenever a request is under way.
+/// A book of which somebody takes so many chunks, if they can be had, whenever something is sent.
 struct Contended {
     book: Book,
     account: Account,
+    takes: usize,
 }
 
 impl FreeMemory for Contended {
@@ -145,7 +146,9 @@ impl FreeMemory for Contended {
 
     fn send(&mut self, extent: Extent) -> bool {
         let sent = self.book.send(extent);
-        while self.book.allocate(&mut self.account, Chunks(1), Alignment::Chunk).is_ok() {}
+        for _ in 0..self.takes {
+            let _ = self.book.allocate(&mut self.account, Chunks(1), Alignment::Chunk);
+        }
         sent
     }
 
@@ -158,7 +161,7 @@ impl FreeMemory for Contended {
 fn an_allocation_takes_all_but_the_one_extent_that_is_in_flight() {
     let ((book, account), hints) = (pool(), hints());
     hints.hint(0..16);
-    let mut contended = Contended { book, account };
+    let mut contended = Contended { book, account, takes: 512 };
     let mut worker = Worker::<16>::new(SETTINGS);
     let mut transport = Recorder::default();
     worker.round(&hints, &mut contended, &mut transport).unwrap();
@@ -179,6 +182,22 @@ fn a_larger_extent_is_given_back_only_whole() {
     worker.round(&hints, &mut book, &mut transport).unwrap();
     assert_eq!(transport.requests, [[1]]);
     assert!((8..16).all(|slot| book.superchunks()[0].state(slot) == ChunkState::Cold));
+}
+
+#[test]
+fn what_is_left_of_an_extent_that_was_taken_in_part_is_free_again() {
+    let ((mut book, mut account), hints) = (pool(), hints());
+    // All that is free is two extents of four chunks.
+    book.allocate(&mut account, Chunks(504), Alignment::Chunk).unwrap();
+    hints.hint(126..128);
+    let mut contended = Contended { book, account, takes: 1 };
+    let mut worker = Worker::<16>::new(Settings { order: 11, ..SETTINGS });
+    worker.round(&hints, &mut contended, &mut Recorder::default()).unwrap();
+    assert_eq!((worker.stats().returned, worker.stats().stolen), (1, 1));
+    // The second chunk was taken when the rest was free again, before the first extent came back.
+    let count = |state| states(&contended.book, state);
+    assert_eq!((count(ChunkState::Cold), count(ChunkState::Warm)), (4, 2));
+    assert_eq!(count(ChunkState::Isolated), 0);
 }
 
 #[test]

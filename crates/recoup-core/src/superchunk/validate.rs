@@ -24,6 +24,8 @@ pub enum Violation {
     },
     /// A superchunk is not where an allocation would look for it.
     Shelf(SuperchunkIdx),
+    /// An allocation would look for superchunks where there are none, or not where there are.
+    Summary,
 }
 
 impl core::fmt::Display for Violation {
@@ -35,6 +37,7 @@ impl core::fmt::Display for Violation {
             Self::Tally { superchunk, kept, counted } => {
                 write!(f, "superchunk {superchunk}: {kept:?} is kept, but {counted:?} counted")
             }
+            Self::Summary => f.write_str("what is marked as occupied is not what is"),
             Self::Shelf(superchunk) => write!(f, "superchunk {superchunk}: on a wrong shelf"),
         }
     }

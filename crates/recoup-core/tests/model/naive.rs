@@ -29,10 +29,10 @@ impl Chunk {
     }
 }
 
-/// The pool: chunks that are part of it, and extents by their first chunk.
-#[derive(Debug, Default)]
+/// The pool: chunks by number, if they are part of it, and extents by their first chunk.
+#[derive(Debug)]
 pub(crate) struct Naive {
-    pub(crate) chunks: BTreeMap<ChunkIdx, Chunk>,
+    pub(crate) chunks: Vec<Option<Chunk>>,
     pub(crate) extents: BTreeMap<ChunkIdx, (ChunkRun, OwnerId)>,
 }
 
@@ -47,24 +47,41 @@ pub(crate) struct Fit {
 }
 
 impl Naive {
+    pub(crate) fn new(superchunks: u64) -> Self {
+        let chunks = (0..superchunks * Chunks::SUPERCHUNK.0).map(|_| None).collect();
+        Self { chunks, extents: BTreeMap::new() }
+    }
+
+    pub(crate) fn chunk(&self, at: ChunkIdx) -> Option<&Chunk> {
+        self.chunks.get(number(at))?.as_ref()
+    }
+
+    /// The chunks of which something holds.
+    pub(crate) fn all_that(&self, holds: impl Fn(&Chunk) -> bool) -> Vec<u64> {
+        let places = self.chunks.iter().zip(0..);
+        places
+            .filter_map(|(chunk, place)| Some(place).filter(|_| chunk.as_ref().is_some_and(&holds)))
+            .collect()
+    }
+
     pub(crate) fn attach(&mut self, at: SuperchunkIdx, backing: Backing) {
         let backed = backing == Backing::Zeroed;
         let state = if backed { ChunkState::Warm } else { ChunkState::Cold };
         for chunk in whole(at).chunks() {
-            self.chunks.insert(chunk, Chunk { state, backed, bytes_of: None });
+            self.chunks[number(chunk)] = Some(Chunk { state, backed, bytes_of: None });
         }
     }
 
     pub(crate) fn detach(&mut self, at: SuperchunkIdx) {
-        self.chunks.retain(|chunk, _| chunk.superchunk() != at);
+        whole(at).chunks().for_each(|chunk| self.chunks[number(chunk)] = None);
     }
 
     pub(crate) fn has(&self, at: SuperchunkIdx) -> bool {
-        self.chunks.contains_key(&at.first_chunk())
+        self.chunk(at.first_chunk()).is_some()
     }
 
     pub(crate) fn all(&self, run: ChunkRun, holds: impl Fn(&Chunk) -> bool) -> bool {
-        run.chunks().all(|chunk| self.chunks.get(&chunk).is_some_and(&holds))
+        run.chunks().all(|chunk| self.chunk(chunk).is_some_and(&holds))
     }
 
     /// The lowest place of a superchunk for an extent of chunks of which something holds.
@@ -83,10 +100,10 @@ impl Naive {
 
     /// The best that each superchunk has for an extent.
     pub(crate) fn fits(&self, extent: (u64, u64)) -> BTreeMap<SuperchunkIdx, (Fit, ChunkRun)> {
-        let superchunks = self.chunks.keys().step_by(CHUNKS_PER_SUPERCHUNK);
+        let superchunks = 0..self.chunks.len() / CHUNKS_PER_SUPERCHUNK;
         superchunks
-            .filter_map(|first| {
-                let at = first.superchunk();
+            .filter_map(|at| {
+                let at = SuperchunkIdx(at as u64);
                 let (preference, run) = self.best(at, extent)?;
                 let (offer, _) = self.best(at, (1, 1)).unwrap_or((2, run));
                 let takeable = self.count(at, Chunk::is_takeable);
@@ -106,11 +123,11 @@ impl Naive {
     }
 
     pub(crate) fn count(&self, at: SuperchunkIdx, holds: impl Fn(&Chunk) -> bool) -> usize {
-        self.chunks.range(at.first_chunk()..).take(512).filter(|(_, chunk)| holds(chunk)).count()
+        whole(at).chunks().filter(|&chunk| self.chunk(chunk).is_some_and(&holds)).count()
     }
 
     pub(crate) fn count_backed(&self, at: SuperchunkIdx) -> usize {
-        if self.has(at) { self.count(at, |chunk| chunk.backed) } else { 0 }
+        self.count(at, |chunk| chunk.backed)
     }
 
     /// The extents of a superchunk: the first place and the length of each.
@@ -124,12 +141,12 @@ impl Naive {
         self.extents.insert(run.start(), (run, owner));
         let mut foreign = Vec::new();
         for chunk in run.chunks() {
-            let last = self.chunks.get(&chunk).and_then(|chunk| chunk.bytes_of);
+            let last = self.chunk(chunk).and_then(|chunk| chunk.bytes_of);
             if last.is_some_and(|last| last != owner) {
                 foreign.push(chunk.slot());
             }
             let held = Chunk { state: ChunkState::Held, backed: true, bytes_of: Some(owner) };
-            self.chunks.insert(chunk, held);
+            self.chunks[number(chunk)] = Some(held);
         }
         foreign
     }
@@ -140,7 +157,13 @@ impl Naive {
     }
 
     pub(crate) fn set(&mut self, run: ChunkRun, change: impl Fn(&mut Chunk)) {
-        run.chunks().filter_map(|chunk| self.chunks.get_mut(&chunk).map(&change)).for_each(drop);
+        for chunk in run.chunks() {
+            self.chunks
+                .get_mut(number(chunk))
+                .and_then(Option::as_mut)
+                .into_iter()
+                .for_each(&change);
+        }
     }
 
     pub(crate) fn isolate(&mut self, extent: Extent) -> bool {
@@ -183,6 +206,10 @@ impl Naive {
             chunk.state = chunk.free();
         });
     }
+}
+
+fn number(chunk: ChunkIdx) -> usize {
+    usize::try_from(chunk.0).expect("a few chunks")
 }
 
 /// All chunks of a superchunk.
