@@ -3,7 +3,7 @@
 
 #![cfg(loom)]
 
-use loom::sync::atomic::{AtomicU64, Ordering};
+use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use loom::sync::{Arc, Mutex};
 use loom::thread;
 
@@ -108,6 +108,60 @@ fn hints_of_two_freers_in_one_word_are_both_kept_and_counted() {
         hints.hint(1..3);
         other.join().unwrap();
         assert_eq!(hints.pending(), 3);
+    });
+}
+
+#[test]
+fn a_hint_beside_the_one_that_is_taken_is_kept() {
+    loom::model(|| {
+        let (book, _) = pool(0);
+        let hints = hints();
+        hints.hint(0..1);
+        let freer = {
+            let hints = Arc::clone(&hints);
+            thread::spawn(move || hints.hint(1..2))
+        };
+        let mut worker = Worker::<2>::new(SETTINGS);
+        worker.round(&hints, &mut Shared(Arc::clone(&book)), &mut Nowhere).unwrap();
+        freer.join().unwrap();
+        worker.round(&hints, &mut Shared(book), &mut Nowhere).unwrap();
+        assert_eq!((worker.stats().looked_at, hints.pending()), (2, 0));
+    });
+}
+
+/// A book without a lock, and without an order of its own: is its one extent free?
+struct Unordered(Arc<AtomicBool>);
+
+impl FreeMemory for Unordered {
+    fn isolate(&mut self, _extent: Extent) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn restore(&mut self, _extent: Extent) {}
+
+    fn send(&mut self, _extent: Extent) -> bool {
+        true
+    }
+
+    fn settle(&mut self, _extent: Extent, _fate: Fate) {}
+}
+
+#[test]
+fn who_takes_a_hint_sees_the_memory_as_free() {
+    loom::model(|| {
+        let (free, hints) = (Arc::new(AtomicBool::new(false)), hints());
+        hints.hint(0..1);
+        let freer = {
+            let (free, hints) = (Arc::clone(&free), Arc::clone(&hints));
+            thread::spawn(move || {
+                free.store(true, Ordering::Relaxed);
+                hints.hint(0..1);
+            })
+        };
+        let mut worker = Worker::<1>::new(SETTINGS);
+        let round = worker.round(&hints, &mut Unordered(free), &mut Nowhere).unwrap();
+        freer.join().unwrap();
+        assert!(round.returned + hints.pending() >= 1, "the free was forgotten");
     });
 }
 

@@ -51,7 +51,8 @@ impl<S: AsRef<[Word]>> HintMap<S> {
             let mask = u64::MAX >> (WORD - (to - from)) << (from % WORD);
             // Also where all bits are set already. A look instead could see bits that the worker is
             // just taking because of an earlier free, and this one would be forgotten.
-            // Release pairs with the Acquire in `take`: who takes the hint sees the memory as free.
+            // Release pairs with the Acquire in `take`: who takes the hint sees the memory as free,
+            // also where no lock of the book's says so.
             let before = word.fetch_or(mask, Ordering::Release);
             new += (mask & !before).count_ones();
             from = to;

@@ -371,18 +371,14 @@ fn who_could_only_get_what_is_in_flight_is_told_so() {
 
 #[test]
 fn a_backed_place_is_preferred_even_where_the_superchunk_offers_less() {
-    // One superchunk has a warm chunk but no two, the other two that are about to be given back.
-    let (owner, alignment, order) = (2, Alignment::Chunk, 9);
+    // The first has one warm chunk, the second many that are about to be given back.
+    let (owner, alignment) = (2, Alignment::Chunk);
     replay(&[
         Attach(0, OnTouch),
         Allocate { owner, length: 1, alignment },
         Free { pick: 0 },
-        Attach(1, OnTouch),
-        Allocate { owner, length: 512, alignment },
-        Free { pick: 0 },
+        Attach(1, Zeroed),
         Isolate { pick: 1, order: 18 },
         Allocate { owner, length: 2, alignment },
-        Isolate { pick: 0, order },
-        Allocate { owner, length: 512, alignment },
     ]);
 }
