@@ -1,7 +1,8 @@
 //! Random operations on a pool's book, against a naive one. A failure prints its operations in a
 //! form that can be pasted into [`replay`].
 
-#![cfg(not(loom))]
+// Too much for miri, which sees the same code in the other tests.
+#![cfg(not(any(loom, miri)))]
 
 mod naive;
 
@@ -24,7 +25,7 @@ type Book = PoolBook<Vec<Superchunk>>;
 /// Superchunks that the storage is for; operations name one more.
 const SUPERCHUNKS: u64 = 3;
 /// All chunks are compared after so many operations.
-const COMPARED: usize = if cfg!(miri) { 64 } else { 8 };
+const COMPARED: usize = 8;
 /// What the owners may have. Together it is more than there is.
 const LIMITS: [u64; 3] = [200, 900, 1500];
 
@@ -84,7 +85,7 @@ fn any_ops() -> impl Strategy<Value = Vec<Op>> {
     let start = (backing(), backing(), backing()).prop_map(|(first, second, third)| {
         vec![Attach(0, first), Attach(1, second), Attach(2, third)]
     });
-    let rest = vec(any_op(), 1..if cfg!(miri) { 20 } else { 150 });
+    let rest = vec(any_op(), 1..150);
     (start, rest).prop_map(|(start, rest)| [start, rest].concat())
 }
 
@@ -328,7 +329,7 @@ fn index(owner: OwnerId) -> usize {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 2 } else { 128 },
+        cases: 128,
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
