@@ -160,6 +160,12 @@ impl Region {
         }
     }
 
+    /// Gives the whole mapping up: its address and length, to be unmapped by somebody else.
+    pub(crate) fn into_raw(self) -> (*mut c_void, usize) {
+        let region = std::mem::ManuallyDrop::new(self);
+        (region.mapping.as_ptr(), region.mapping_length)
+    }
+
     fn first_byte(&self) -> *mut u8 {
         self.mapping.as_ptr().cast::<u8>().wrapping_add(self.offset)
     }
