@@ -1,1 +1,2 @@
+//! The figures of tearing down memory.
 fn main() {}

@@ -91,7 +91,9 @@ pub enum Refusal {
 /// Gives this process a companion, which lives as long as the handle and beyond the process's end.
 ///
 /// Takes about 0.3 ms; where another thread is just starting a child by posix_spawn(3), until that
-/// child runs. Dropping the handle ends the companion.
+/// child runs.
+///
+/// Dropping the handle ends the companion: for one that sees the end of `main`, [`Companion::keep`] it.
 ///
 /// # Errors
 /// [`Refusal`] says why there is none.

@@ -137,6 +137,12 @@ impl Companion {
         result == 0 && ended == 0
     }
 
+    /// Keeps it until this process has ended, without a handle. Needed where the handle would be
+    /// dropped before, as a local variable of `main` is.
+    pub fn keep(self) {
+        std::mem::forget(self);
+    }
+
     fn control(&self) -> &Control {
         // SAFETY: `write_orders` made it a valid control block, which changes by atomic operations
         // only; it stays mapped as long as `self`.
