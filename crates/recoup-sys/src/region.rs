@@ -11,6 +11,7 @@ use std::ptr::NonNull;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use crate::error::{Error, Result};
+use crate::own::{Backing, Released};
 use crate::units::{BLOCK, Bytes, PageIdx, PageRange, Pages};
 
 /// A private anonymous mapping, unmapped when dropped.
@@ -158,6 +159,13 @@ impl Region {
         for page in first.0..first.0 + count.0 {
             self.write(byte_count(Pages(page)), &[1]);
         }
+    }
+
+    /// All of it, to be given back to the kernel while it stays mapped.
+    #[must_use]
+    pub fn contents(&mut self) -> Released<'_> {
+        // SAFETY: the region is mapped privately, and its only borrow lasts as long as the promise.
+        unsafe { Released::new(self.first_byte(), self.length, Backing::Private) }
     }
 
     /// Gives the whole mapping up: its address and length, to be unmapped by somebody else.

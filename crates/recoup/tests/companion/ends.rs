@@ -110,7 +110,7 @@ fn exec_gives_memory_back(how: &str, within: Duration) {
     eprintln!("{how}: all back after {took:?}");
     // Emulated guests take their time.
     assert!(took < within * 4, "{took:?}");
-    // A child of the new program, which knows nothing of it: it takes no notice of its end.
+    // The new program knows nothing of it, and is not told of its end.
     eventually("the companion has ended", || {
         let stat = proc_file(victim.companion, "stat");
         stat.is_empty() || stat.contains(") Z ")

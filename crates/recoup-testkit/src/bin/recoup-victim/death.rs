@@ -46,9 +46,15 @@ pub(crate) fn die(how: &str, state: &mut State) -> Answer {
         "exec" => Err(become_new()),
         "exec-held" => {
             if !fork()? {
-                std::thread::sleep(Duration::from_millis(700));
+                // An orphan, so that the new program has no child.
+                if !fork()? {
+                    state.regions.clear();
+                    std::thread::sleep(Duration::from_millis(1500));
+                }
                 end_here(0);
             }
+            // SAFETY: no status is wanted; the child is known here only.
+            unsafe { libc::wait(std::ptr::null_mut()) };
             Err(become_new())
         }
         "fork" => {
