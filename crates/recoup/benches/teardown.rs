@@ -64,11 +64,11 @@ fn unmap(bytes: u64, advice: OwnAdvice) -> Duration {
 }
 
 fn print_two_workers(size: Size) {
-    let bytes = at_most(size.pick(4 * GIB, 128 * MIB));
+    let bytes = at_most(size.pick(2 * GIB, 128 * MIB));
     let base = OwnAdvice::BasePages;
     for (name, workers) in [("2 workers", exactly(2)), ("adaptive workers", Workers::default())] {
         let compared = Comparison::run(
-            size.pick(7, 1),
+            size.pick(5, 1),
             || free_by(workers, bytes, base),
             || unmap(bytes, base),
         );
@@ -87,10 +87,10 @@ fn print_two_workers(size: Size) {
 }
 
 fn print_by_workers(size: Size) {
-    let bytes = at_most(size.pick(2 * GIB, 64 * MIB));
+    let bytes = at_most(size.pick(GIB, 64 * MIB));
     let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     for (name, advice) in [("4 KiB", OwnAdvice::BasePages), ("huge", OwnAdvice::HugePages)] {
-        let rounds = size.pick(5, 1);
+        let rounds = size.pick(3, 1);
         let times = |run: &dyn Fn() -> Duration| {
             median((0..rounds).map(|_| run().as_secs_f64() * 1e3).collect())
         };
@@ -105,7 +105,7 @@ fn print_by_workers(size: Size) {
 }
 
 fn print_by_size(size: Size) {
-    let sizes = size.pick([1, 2, 4, 8, 12], [1, 2, 3, 4, 5]);
+    let sizes = size.pick([1, 2, 4, 8], [1, 2, 3, 4]);
     let unit = size.pick(GIB, 32 * MIB);
     for (name, advice) in [("4 KiB", OwnAdvice::BasePages), ("huge", OwnAdvice::HugePages)] {
         let mut row = String::new();
@@ -114,7 +114,8 @@ fn print_by_size(size: Size) {
                 row += &format!("{} MiB left out, memory is short; ", bytes / MIB);
                 continue;
             }
-            let times = (0..3).map(|_| free_by(exactly(2), bytes, advice).as_secs_f64() * 1e3);
+            let times = (0..size.pick(2, 1))
+                .map(|_| free_by(exactly(2), bytes, advice).as_secs_f64() * 1e3);
             let per_gib = median(times.collect()) * GIB as f64 / bytes as f64;
             row += &format!("{} MiB {per_gib:.1}; ", bytes / MIB);
         }
@@ -175,9 +176,9 @@ fn print_end_of_process(size: Size) {
         return;
     };
     let bytes = at_most(size.pick(12 * GIB, 256 * MIB));
-    for how in ["exit", "abort"] {
+    for (how, rounds) in [("exit", 3), ("abort", 1)] {
         let (mut sooner, mut back, mut times) = (Vec::new(), Vec::new(), Vec::new());
-        for _ in 0..size.pick(5, 1) {
+        for _ in 0..size.pick(rounds, 1) {
             let with = end(&cgroup, bytes, how, "arm");
             let without = end(&cgroup, bytes, how, "hello");
             sooner.push(with.seen.as_secs_f64() / without.seen.as_secs_f64());
