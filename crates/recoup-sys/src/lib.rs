@@ -14,28 +14,39 @@
 //! | [`madvise`] | `process_madvise(2)` |
 //! | [`blockset`] | the pages of a 2 MiB block as a set |
 //! | [`own`] | what the owner of memory may do with it |
-//! | [`region`] | this process's own mappings, safe to use |
 //! | [`reserved`] | a range whose owner says which pages are in use |
+//! | [`own_maps`] | this process's own mappings, read without allocating |
+//! | [`region`], [`mapped`] | this process's own memory, unmapped when dropped |
+//! | [`slices`] | memory cut up for several threads |
+//! | [`companion`] | a helper process that shares this one's memory: clone(2) with `CLONE_VM` |
 //! | [`cgroup`] | memory controller of cgroup v1 and v2 |
 //! | [`thp`], [`hugetlb`], [`vmstat`] | host-wide settings and counters |
 //! | [`features`] | what this kernel and these privileges allow, probed once |
 
+#[cfg(target_arch = "x86_64")]
+mod bare;
 pub mod blockset;
 pub mod cgroup;
+#[cfg(target_arch = "x86_64")]
+pub mod companion;
 pub mod error;
 pub mod features;
 pub mod hugetlb;
 mod kcmp;
 pub mod kpage;
 pub mod madvise;
+pub mod mapped;
 pub mod maps;
 pub mod own;
+#[cfg(target_arch = "x86_64")]
+pub mod own_maps;
 pub mod pagemap;
 pub mod process;
 mod procfile;
 mod procmap;
 pub mod region;
 pub mod reserved;
+pub mod slices;
 pub mod thp;
 pub mod units;
 pub mod vmstat;

@@ -51,7 +51,8 @@ impl<'a> Released<'a> {
     /// stay as they are.
     ///
     /// # Safety
-    /// Until whatever this is handed to returns, all of these pages are mapped with `backing`, and
+    /// Until whatever this is handed to returns (or, if it works in the background, says that it is
+    /// done), all of these pages are mapped with `backing`, and
     /// nobody reads or writes them: they belong to the caller (of shared memory, in all processes),
     /// no reference to them exists, and their contents may become zero.
     #[must_use]

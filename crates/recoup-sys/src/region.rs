@@ -190,6 +190,19 @@ impl Region {
         }
     }
 
+    /// All of it, to be given back to the kernel while it stays mapped.
+    #[must_use]
+    pub fn contents(&mut self) -> Released<'_> {
+        // SAFETY: the region is mapped privately, and its only borrow lasts as long as the promise.
+        unsafe { Released::new(self.first_byte(), self.length, Backing::Private) }
+    }
+
+    /// Gives the whole mapping up: its address and length, to be unmapped by somebody else.
+    pub(crate) fn into_raw(self) -> (*mut c_void, usize) {
+        let region = std::mem::ManuallyDrop::new(self);
+        (region.mapping.as_ptr(), region.mapping_length)
+    }
+
     fn first_byte(&self) -> *mut u8 {
         self.mapping.as_ptr().cast::<u8>().wrapping_add(self.offset)
     }

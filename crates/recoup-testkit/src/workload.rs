@@ -1,8 +1,8 @@
 //! A process that does to its memory what a test tells it.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 
 use recoup_sys::cgroup::{Cgroup, Hierarchy, OwnCgroup};
 
@@ -12,7 +12,8 @@ use crate::kernel;
 #[derive(Debug)]
 pub struct Workload {
     child: Child,
-    commands: ChildStdin,
+    /// Nothing once it was told that there are no more.
+    commands: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
 }
 
@@ -23,12 +24,21 @@ impl Workload {
     /// If the program was not built.
     #[must_use]
     pub fn start() -> Self {
-        let mut child = Command::new(built("recoup-workload"))
+        Self::start_program("recoup-workload")
+    }
+
+    /// Starts another program that answers lines in the same way.
+    ///
+    /// # Panics
+    /// If it was not built.
+    #[must_use]
+    pub fn start_program(name: &str) -> Self {
+        let mut child = Command::new(built(name))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .expect("recoup-workload starts");
-        let commands = child.stdin.take().expect("its input");
+            .expect("the program starts");
+        let commands = child.stdin.take();
         let answers = BufReader::new(child.stdout.take().expect("its output"));
         let mut workload = Self { child, commands, answers };
         // Until its program runs, a child that was just made may still share this process's memory.
@@ -70,7 +80,8 @@ impl Workload {
     /// # Panics
     /// If the workload has ended.
     pub fn send(&mut self, command: &str) {
-        writeln!(self.commands, "{command}").expect("the workload listens");
+        let commands = self.commands.as_mut().expect("its input is open");
+        writeln!(commands, "{command}").expect("the workload listens");
     }
 
     /// Awaits the answer to a command.
@@ -78,11 +89,56 @@ impl Workload {
     /// # Panics
     /// If the command failed or the workload has ended.
     pub fn answer(&mut self, command: &str) -> String {
+        self.any_answer().unwrap_or_else(|answer| panic!("{command}: {answer:?}"))
+    }
+
+    /// Awaits the answer to a command that may fail; what it says then is the error.
+    ///
+    /// # Errors
+    /// What the workload says, or nothing if it has ended.
+    ///
+    /// # Panics
+    /// If its output cannot be read.
+    pub fn any_answer(&mut self) -> Result<String, String> {
         let mut answer = String::new();
-        self.answers.read_line(&mut answer).expect("the workload answers");
+        self.answers.read_line(&mut answer).expect("the workload's output");
         let answer = answer.trim_end();
-        let text = answer.strip_prefix("ok").unwrap_or_else(|| panic!("{command}: {answer:?}"));
-        text.trim_start().to_owned()
+        match answer.strip_prefix("ok") {
+            Some(text) => Ok(text.trim_start().to_owned()),
+            None => Err(answer.to_owned()),
+        }
+    }
+
+    /// Gives no more commands: its input ends.
+    pub fn dismiss(&mut self) {
+        self.commands = None;
+    }
+
+    /// Awaits its end.
+    ///
+    /// # Panics
+    /// If it was waited for by somebody else.
+    pub fn status(&mut self) -> ExitStatus {
+        self.child.wait().expect("a child")
+    }
+
+    /// Kills it (SIGKILL) and awaits its end.
+    ///
+    /// # Panics
+    /// If it was waited for by somebody else.
+    pub fn kill(&mut self) -> ExitStatus {
+        self.child.kill().expect("a child");
+        self.status()
+    }
+
+    /// Awaits the end of its output, which comes when nobody holds it open any more.
+    ///
+    /// # Panics
+    /// If it cannot be read.
+    pub fn rest(&mut self) -> String {
+        let mut rest = String::new();
+        self.answers.read_to_string(&mut rest).expect("its output");
+        rest
     }
 
     /// Maps a region and returns its addresses.

@@ -2,11 +2,21 @@
 //!
 //! `unsafe` stays in `recoup-sys`: a promise that only the caller can make (nobody needs these bytes
 //! any more) is made where a [`Released`](recoup_sys::own::Released) is made.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`discard`] | gives parts of huge pages back so that the cgroup's charge falls, and empty page tables of owned ranges |
+//! | [`mod@headroom`] | how much more this process can take |
+//! | [`teardown`] | frees large ranges by several threads, or in the background |
+//! | [`companion`] | lets the end of a large process be seen before its memory is freed |
 
 #![forbid(unsafe_code)]
 
+#[cfg(target_arch = "x86_64")]
+pub mod companion;
 pub mod discard;
 pub mod headroom;
+pub mod teardown;
 
 pub use discard::{Discarder, SplitPolicy};
 pub use headroom::{Headroom, headroom};

@@ -1,0 +1,89 @@
+//! A mapping of this process with one owner, whatever it is of, unmapped when dropped.
+
+#![expect(unsafe_code, reason = "mappings are taken over and unmapped here")]
+
+use crate::own::{self, Backing, Released};
+use crate::region::Region;
+use crate::units::{Bytes, PageIdx, PageRange};
+
+/// A mapping that nobody uses any more but that still has to be unmapped.
+#[derive(Debug)]
+pub struct OwnedMapping {
+    pages: PageRange,
+    backing: Backing,
+}
+
+impl OwnedMapping {
+    /// Takes over the mapping of `length` bytes from `start`, whole pages of its backing.
+    ///
+    /// # Safety
+    /// Exactly these pages are mapped with `backing`; they belong to the caller, no reference to
+    /// them exists, and from now on only this value may unmap them. If they are shared memory, it
+    /// goes on existing for others: it is unmapped here, not discarded.
+    #[must_use]
+    pub unsafe fn from_raw(start: *mut u8, length: usize, backing: Backing) -> Self {
+        let first = start.expose_provenance() as u64;
+        let start = PageIdx::containing(first);
+        let end = PageIdx::containing(first.saturating_add(length as u64));
+        Self { pages: PageRange { start, end }, backing }
+    }
+
+    /// How much of the address space it takes.
+    #[must_use]
+    pub fn length(&self) -> Bytes {
+        self.pages.length().bytes()
+    }
+
+    /// What it maps, to be given back before it is unmapped: nothing for shared memory, whose
+    /// contents belong to others too.
+    #[must_use]
+    pub fn contents(&mut self) -> Option<Released<'_>> {
+        match self.backing {
+            Backing::Shared | Backing::HugeTlbShared(_) => None,
+            Backing::Private | Backing::HugeTlbPrivate(_) => {
+                let start = own::address(self.pages.start).cast();
+                // SAFETY: whoever made this value promised that the pages belong to it alone; the
+                // exclusive borrow lasts as long as what is made here.
+                Some(unsafe { Released::new(start, own::length(self.pages), self.backing) })
+            }
+        }
+    }
+}
+
+impl From<Region> for OwnedMapping {
+    fn from(region: Region) -> Self {
+        let (start, length) = region.into_raw();
+        // SAFETY: the region was the only owner of exactly this mapping, and gave it up.
+        unsafe { Self::from_raw(start.cast(), length, Backing::Private) }
+    }
+}
+
+impl Drop for OwnedMapping {
+    fn drop(&mut self) {
+        let start = own::address(self.pages.start);
+        // SAFETY: the maker promised that only this value unmaps these pages; nobody uses them.
+        let result = unsafe { rustix::mm::munmap(start, own::length(self.pages)) };
+        debug_assert!(result.is_ok(), "munmap of an own mapping: {result:?}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_region_is_unmapped_whole() {
+        let region = Region::new(Bytes(4 << 20)).expect("memory");
+        let page = region.pages().start;
+        let mapping = OwnedMapping::from(region);
+        assert!(mapping.length() >= Bytes(4 << 20));
+        let own = i32::try_from(std::process::id()).expect("a pid");
+        let mapped = || {
+            let process = crate::Process::open(own).expect("self");
+            process.mappings().expect("maps").iter().any(|map| map.range.contains(page))
+        };
+        assert!(mapped());
+        drop(mapping);
+        assert!(!mapped());
+    }
+}
