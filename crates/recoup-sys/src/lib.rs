@@ -13,6 +13,9 @@
 //! | [`kpage`] | `/proc/kpageflags`, `/proc/kpagecount` |
 //! | [`madvise`] | `process_madvise(2)` |
 //! | [`own`] | what the owner of memory may do with it |
+//! | [`own_maps`], [`own_status`] | this process's mappings and page tables, without allocating |
+//! | [`userfault`] | userfaultfd(2), and the fence made of it |
+//! | [`pressure`] | pressure stall information |
 //! | [`region`] | this process's own anonymous memory |
 //! | [`cgroup`] | memory controller of cgroup v1 and v2 |
 //! | [`thp`], [`hugetlb`], [`vmstat`] | host-wide settings and counters |
@@ -27,16 +30,21 @@ pub mod kpage;
 pub mod madvise;
 pub mod maps;
 pub mod own;
+pub mod own_maps;
+pub mod own_status;
 pub mod pagemap;
+pub mod pressure;
 pub mod process;
 mod procfile;
 mod procmap;
 pub mod region;
 pub mod thp;
 pub mod units;
+pub mod userfault;
 pub mod vmstat;
 
 pub use error::{Error, Result};
 pub use features::{Features, Support};
 pub use process::Process;
+pub use rustix::io::Errno;
 pub use units::{Bytes, PageIdx, PageRange, Pages, Pfn};

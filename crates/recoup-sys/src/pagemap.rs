@@ -122,10 +122,49 @@ impl Pagemap {
     pub fn find_tables<'a>(&self, range: PageRange, runs: &'a mut [Run]) -> Result<Scanned<'a>> {
         let span_end = range.start + SCAN_MAX_SPAN.whole_pages();
         let bounded = PageRange { end: range.end.min(span_end), ..range };
-        let mut request = ScanRequest::for_tables(bounded, runs);
-        let found = self
-            .scan_ioctl(&mut request)
-            .map_err(|source| Error::os("scan", format!("{} at {range}", self.subject), source))?;
+        self.scan(Query::Tables, bounded, SCAN_MAX_ENTRIES, runs)
+            .map_err(|source| Error::os("scan", format!("{} at {range}", self.subject), source))
+    }
+
+    /// Finds the first page table (or huge page) of a range: its block, nothing if there is none.
+    ///
+    /// Costs 0.5 us, and 20 ns a 2 MiB block without a table that is passed over. Allocates nothing.
+    ///
+    /// # Errors
+    /// As for [`Pagemap::find_tables`].
+    pub fn first_table(&self, range: PageRange) -> rustix::io::Result<Option<PageIdx>> {
+        let mut runs = [Run::default()];
+        let found = self.scan(Query::Tables, range, 1, &mut runs)?;
+        Ok(found.runs.first().map(|run| run.range().start.block_start()))
+    }
+
+    /// Finds the pages of a range for which `query` holds, in runs, until the range ends or `runs`
+    /// is full. Allocates nothing, and holds the mmap lock until it returns: the caller bounds
+    /// the range.
+    ///
+    /// Costs 0.5 us a page table and 20 ns a 2 MiB block without one ([`Query::Tables`]: 6 us a table).
+    ///
+    /// # Errors
+    /// As for [`Pagemap::find_tables`].
+    pub fn find<'a>(
+        &self,
+        query: Query,
+        range: PageRange,
+        runs: &'a mut [Run],
+    ) -> rustix::io::Result<Scanned<'a>> {
+        self.scan(query, range, 0, runs)
+    }
+
+    /// Looks at one range, for at most `most` pages (0: any number).
+    fn scan<'a>(
+        &self,
+        query: Query,
+        range: PageRange,
+        most: u64,
+        runs: &'a mut [Run],
+    ) -> rustix::io::Result<Scanned<'a>> {
+        let mut request = ScanRequest::new(query, range, most, runs);
+        let found = self.scan_ioctl(&mut request)?;
         Ok(Scanned { runs: &runs[..found], looked_until: PageIdx::containing(request.walk_end) })
     }
 
@@ -210,11 +249,34 @@ struct ScanRequest {
     return_mask: u64,
 }
 
+/// Which pages a scan is to find (`PAGE_IS_*` of linux/fs.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Query {
+    /// Pages that have an entry in a page table, be it an empty one.
+    Tables,
+    /// Pages that hold something: present, swapped out, or a marker (guards are such).
+    Held,
+    /// Those of them that are not the shared zero page.
+    HeldNotZero,
+    /// Pages that are the shared zero page, or part of the huge one.
+    Zero,
+}
+
 impl ScanRequest {
     /// `PAGE_IS_WRITTEN`: not write-protected by userfaultfd.
     const WRITTEN: u64 = 1 << 1;
+    const PRESENT: u64 = 1 << 3;
+    const SWAPPED: u64 = 1 << 4;
+    const PFNZERO: u64 = 1 << 5;
 
-    fn for_tables(range: PageRange, runs: &mut [Run]) -> Self {
+    fn new(query: Query, range: PageRange, max_pages: u64, runs: &mut [Run]) -> Self {
+        let held = Self::PRESENT | Self::SWAPPED;
+        let (category_inverted, category_mask, category_anyof_mask) = match query {
+            Query::Tables => (0, Self::WRITTEN, 0),
+            Query::Held => (0, 0, held),
+            Query::HeldNotZero => (Self::PFNZERO, Self::PFNZERO, held),
+            Query::Zero => (0, Self::PFNZERO, 0),
+        };
         Self {
             size: size_of::<Self>() as u64,
             flags: 0,
@@ -223,11 +285,12 @@ impl ScanRequest {
             walk_end: 0,
             vec: runs.as_mut_ptr().expose_provenance() as u64,
             vec_len: runs.len() as u64,
-            max_pages: SCAN_MAX_ENTRIES,
-            category_inverted: 0,
-            category_mask: Self::WRITTEN,
-            category_anyof_mask: 0,
-            return_mask: Self::WRITTEN,
+            max_pages,
+            category_inverted,
+            category_mask,
+            category_anyof_mask,
+            // Of `Tables` only its own: the kernel has a fast path for just that.
+            return_mask: category_mask | category_anyof_mask,
         }
     }
 }
