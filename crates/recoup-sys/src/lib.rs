@@ -18,6 +18,7 @@
 //! | [`pressure`] | pressure stall information |
 //! | [`region`] | this process's own anonymous memory |
 //! | [`cgroup`] | memory controller of cgroup v1 and v2 |
+//! | [`urgency`] | how soon a thread gets a processor |
 //! | [`thp`], [`hugetlb`], [`vmstat`] | host-wide settings and counters |
 //! | [`features`] | what this kernel and these privileges allow, probed once |
 
@@ -40,6 +41,7 @@ mod procmap;
 pub mod region;
 pub mod thp;
 pub mod units;
+pub mod urgency;
 pub mod userfault;
 pub mod vmstat;
 

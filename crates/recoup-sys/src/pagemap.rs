@@ -9,8 +9,10 @@
 
 #![expect(unsafe_code, reason = "PAGEMAP_SCAN has no safe wrapper")]
 
+use std::borrow::Cow;
 use std::os::fd::{AsFd, OwnedFd};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 
 use crate::error::{Error, Result};
@@ -58,17 +60,19 @@ impl Word {
     }
 }
 
+const OWN: &str = "/proc/self/pagemap";
+
 /// An address space's `pagemap`, open. It goes on to mean the address space that was current when
 /// it was opened: after an `execve(2)` or the process's end, reads return nothing.
 #[derive(Debug)]
 pub struct Pagemap {
     file: OwnedFd,
-    subject: String,
+    subject: Cow<'static, str>,
 }
 
 impl Pagemap {
     pub(crate) fn new(file: OwnedFd, subject: String) -> Self {
-        Self { file, subject }
+        Self { file, subject: Cow::Owned(subject) }
     }
 
     /// Opens this process's own.
@@ -76,9 +80,17 @@ impl Pagemap {
     /// # Errors
     /// Where `/proc` is not mounted.
     pub fn of_self() -> Result<Self> {
-        let subject = "/proc/self/pagemap".to_owned();
-        let file = std::fs::File::open(&subject).map_err(|e| Error::os("open", &subject, e))?;
-        Ok(Self::new(file.into(), subject))
+        Self::open_own().map_err(|e| Error::os("open", OWN, e))
+    }
+
+    /// The same without allocating.
+    ///
+    /// # Errors
+    /// As for [`Pagemap::of_self`].
+    pub fn open_own() -> rustix::io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::open(OWN, flags, Mode::empty())?;
+        Ok(Self { file, subject: Cow::Borrowed(OWN) })
     }
 
     /// Reads the words of the pages from `start`, with only the bits that [`Word`] knows: other ones

@@ -24,7 +24,7 @@ use rustix::mm::{Advice, UserfaultfdFlags};
 
 use crate::own::{address, length};
 use crate::pagemap::{Pagemap, Query, Run};
-use crate::units::{PageIdx, PageRange};
+use crate::units::{PMD_TABLE_SPAN, PageIdx, PageRange};
 
 /// Addresses whose mappings stay: the promise that fencing needs.
 #[derive(Debug)]
@@ -36,10 +36,11 @@ impl Settled {
     /// The mappings of `pages` stay.
     ///
     /// # Safety
-    /// As long as this value is used for fences, none of the private anonymous memory in this range
-    /// is unmapped or moved away by one thread and its place taken by new memory of another: neither
-    /// by munmap, mremap and mmap(MAP_FIXED), nor by an allocator that does so. Mapping where
-    /// nothing was, unmapping for good, mprotect, madvise, mlock and fork are all fine.
+    /// As long as this value is used for fences, no mapping in this range is unmapped, moved away or
+    /// mapped over and its place taken by other memory: not by munmap, mremap and mmap(MAP_FIXED),
+    /// nor by an allocator that calls these. Otherwise a discard may hit what has just come to be there.
+    /// Unmapping for good, mprotect, madvise, mlock and fork are all fine, and so is whatever happens
+    /// outside.
     #[must_use]
     pub const unsafe fn new(pages: PageRange) -> Self {
         Self { pages }
@@ -73,7 +74,8 @@ pub enum Against {
 /// What frees the tables of a range that holds nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FreeBy {
-    /// A large `MADV_DONTNEED`: PTE tables, where the kernel has `CONFIG_PT_RECLAIM` (6.14).
+    /// A large `MADV_DONTNEED`: PTE tables, where the kernel has `CONFIG_PT_RECLAIM` (6.14). The PMD
+    /// tables of whole gigabytes are moved away.
     Discard,
     /// `mremap(MREMAP_DONTUNMAP)` (5.7) to a place that is then unmapped: tables move as a whole, PMD
     /// tables too, and the mapping stays what it was. Takes the mmap lock for writing.
@@ -236,10 +238,10 @@ impl Fence<'_> {
         let mut start = part.start;
         for run in looked.runs {
             let held = run.range().blocks();
-            self.free(PageRange { start, end: held.start }, by)?;
+            self.free(pagemap, PageRange { start, end: held.start }, by)?;
             start = start.max(held.end);
         }
-        self.free(PageRange { start, end: until }, by)?;
+        self.free(pagemap, PageRange { start, end: until }, by)?;
         Ok(until.max(start).min(part.end))
     }
 
@@ -254,15 +256,27 @@ impl Fence<'_> {
     }
 
     /// Frees the tables of fenced blocks that were seen empty behind the fence.
-    fn free(&self, empty: PageRange, by: FreeBy) -> Result<()> {
+    fn free(&self, pagemap: &Pagemap, empty: PageRange, by: FreeBy) -> Result<()> {
         if empty.is_empty() {
             return Ok(());
         }
+        let pmd_tables = has_gigabyte(empty) && pagemap.first_table(empty)?.is_some();
         // SAFETY: the range is fenced, and was seen since to hold nothing that is not zero; no
         // thread can have changed that, and `Settled` promises that the mapping is still the same.
         unsafe { rustix::mm::madvise(address(empty.start), length(empty), Advice::LinuxDontNeed) }?;
-        if by == FreeBy::MoveAway { move_away(empty) } else { Ok(()) }
+        match by {
+            FreeBy::MoveAway => move_away(empty),
+            // Where that is refused (limits on address space), PMD tables stay.
+            FreeBy::Discard if pmd_tables => move_away(empty).or(Ok(())),
+            FreeBy::Discard => Ok(()),
+        }
     }
+}
+
+/// Whether a range holds all that one PMD table maps.
+fn has_gigabyte(range: PageRange) -> bool {
+    let unit = PMD_TABLE_SPAN.whole_pages().0;
+    range.start.0.next_multiple_of(unit) + unit <= range.end.0
 }
 
 impl Drop for Fence<'_> {

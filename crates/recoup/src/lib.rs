@@ -4,3 +4,5 @@
 //! any more) is made where a [`Released`](recoup_sys::own::Released) is made.
 
 #![forbid(unsafe_code)]
+
+pub mod tables;
