@@ -20,7 +20,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, Result};
 use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
-use rustix::mm::{Advice, UserfaultfdFlags};
+use rustix::mm::{Advice, MapFlags, ProtFlags, UserfaultfdFlags};
 
 use crate::own::{address, length};
 use crate::pagemap::{Pagemap, Query, Run};
@@ -290,18 +290,31 @@ impl Drop for Fence<'_> {
 }
 
 /// Moves the tables of a range that holds nothing to new addresses, and unmaps these.
+///
+/// These lie within a reservation of their own: next to the fenced mapping the kernel would merge
+/// the two, and take the fence from both.
 fn move_away(empty: PageRange) -> Result<()> {
     let (old, bytes) = (address(empty.start), length(empty));
-    // Not by rustix: it leaves the new address, which this flag has the kernel look at, undefined.
-    let (flags, anywhere) = (libc::MREMAP_MAYMOVE | libc::MREMAP_DONTUNMAP, 0_usize);
-    // SAFETY: the range holds nothing and is fenced (see `Fence::free`), so nobody can tell; the
-    // mapping itself stays, and the kernel chooses a new place where nothing is.
-    let moved = unsafe { libc::mremap(old, bytes, bytes, flags, anywhere) };
+    let gigabyte = length(PageRange::starting_at(PageIdx(0), PMD_TABLE_SPAN.whole_pages()));
+    let room = bytes + 2 * gigabyte;
+    let nothing = (ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE);
+    // SAFETY: no address is asked for, so no mapping is replaced.
+    let reserved =
+        unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), room, nothing.0, nothing.1) }?;
+    // At the same place in its gigabyte, so that tables of all levels can move as a whole.
+    let offset = old.addr().wrapping_sub(reserved.addr()) % gigabyte;
+    let new = reserved.wrapping_byte_add(if offset == 0 { gigabyte } else { offset });
+    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_DONTUNMAP | libc::MREMAP_FIXED;
+    // SAFETY: the old range holds nothing and is fenced (see `Fence::free`), so nobody can tell, and
+    // its mapping stays. The new one lies in what was reserved for it just now.
+    let moved = unsafe { libc::mremap(old, bytes, bytes, flags, new) };
+    let error = std::io::Error::last_os_error();
+    // SAFETY: the reservation is this function's own, and so is what was moved into it, empty.
+    unsafe { rustix::mm::munmap(reserved, room) }?;
     if moved == libc::MAP_FAILED {
-        return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::NOMEM));
+        return Err(Errno::from_io_error(&error).unwrap_or(Errno::NOMEM));
     }
-    // SAFETY: the kernel has just made this mapping, nobody else knows of it, and it is empty.
-    unsafe { rustix::mm::munmap(moved, bytes) }
+    Ok(())
 }
 
 #[cfg(test)]
