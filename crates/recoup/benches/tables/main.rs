@@ -35,6 +35,9 @@ fn main() {
         let rounds = (0..size.pick(3, 1)).map(|_| {
             let without = Load::run(&region, time, pages);
             let keeper = Keeper::start(settled(), limits(), &features).expect("a keeper");
+            while own_tables() > HARD {
+                std::thread::sleep(Duration::from_millis(10));
+            }
             let with = Load::run(&region, time, pages);
             (without, with, keeper.outcome())
         });

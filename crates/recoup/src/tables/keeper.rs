@@ -110,11 +110,17 @@ impl Regulator {
         Ok(Step { outcome, wait })
     }
 
+    /// From here on, those who add tables are held up.
+    fn alarm(&self) -> Bytes {
+        let hard = self.limits.hard;
+        hard.saturating_sub(Bytes(hard.0 / HEADROOM)).saturating_sub(self.growth.until_next())
+    }
+
     /// How to sweep now, if at all, and down to what.
     fn needed(&self, tables: Bytes) -> Option<(Mode, Bytes)> {
         let Limits { soft, hard, .. } = self.limits;
         let low = Bytes((soft.0 - soft.0 / 4).min(hard.0 / 2));
-        if tables + self.growth.until_next() >= hard.saturating_sub(Bytes(hard.0 / HEADROOM)) {
+        if tables >= self.alarm() {
             return Some((Mode::Fencing, low));
         }
         if self.futile_until.is_some_and(|until| Instant::now() < until) {
@@ -127,7 +133,7 @@ impl Regulator {
     }
 
     fn sweep(&mut self, mode: Mode, goal: Bytes) -> Result<Outcome, Errno> {
-        let mut outcome = self.sweeper.sweep(mode, goal)?;
+        let mut outcome = self.sweeper.sweep_below(mode, goal, self.alarm())?;
         let still_over = |outcome: &Outcome| outcome.after > goal;
         // Fencing leaves tables of the zero page alone; looking does not.
         if mode == Mode::Fencing && still_over(&outcome) && outcome.after >= outcome.before {

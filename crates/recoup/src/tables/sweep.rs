@@ -140,6 +140,17 @@ impl Sweeper {
     /// # Errors
     /// Those of reading `/proc/self`. What the kernel refuses for one range is counted, not an error.
     pub fn sweep(&mut self, mode: Mode, goal: Bytes) -> Result<Outcome, Errno> {
+        self.sweep_below(mode, goal, Bytes(u64::MAX))
+    }
+
+    /// The same, but a look ends as soon as page tables reach `alarm`: then others have to be stopped
+    /// from adding some.
+    pub(super) fn sweep_below(
+        &mut self,
+        mode: Mode,
+        goal: Bytes,
+        alarm: Bytes,
+    ) -> Result<Outcome, Errno> {
         self.place()?;
         let Self { by, place: Some(place), crew } = self else {
             return Err(Errno::BADF);
@@ -147,7 +158,7 @@ impl Sweeper {
         let before = place.status.page_tables()?;
         let outcome = Outcome { before, after: before, sweeps: 1, ..Outcome::default() };
         let Place { fault, pagemap, maps, status } = place;
-        let mut work = Work { fault, pagemap, status, crew, by: *by, goal, outcome };
+        let mut work = Work { fault, pagemap, status, crew, by: *by, goal, alarm, outcome };
         let resume = if mode == Mode::Fencing { work.crew.resume } else { PageIdx(0) };
         let last = PageIdx(u64::MAX);
         for part in
@@ -185,6 +196,7 @@ struct Work<'a> {
     crew: &'a mut Crew,
     by: FreeBy,
     goal: Bytes,
+    alarm: Bytes,
     outcome: Outcome,
 }
 
@@ -210,6 +222,9 @@ impl Work<'_> {
             };
             if let Some((slice, against)) = found {
                 self.fence(slice, against)?;
+            }
+            if self.status.page_tables().is_ok_and(|tables| tables >= self.alarm) {
+                return ControlFlow::Break(());
             }
             at = until;
         }
@@ -263,6 +278,7 @@ impl Work<'_> {
             if self.status.page_tables().is_ok_and(|tables| tables <= self.goal) {
                 return ControlFlow::Break(());
             }
+            std::thread::sleep(REST);
         }
         ControlFlow::Continue(())
     }
@@ -287,4 +303,6 @@ impl Work<'_> {
     }
 }
 
+/// Between two fences those who waited at the first get on, so that no wait lasts for several.
+const REST: Duration = Duration::from_micros(50);
 const BLOCK_PAGES: Pages = Pages(recoup_sys::units::PAGES_PER_BLOCK as u64);
