@@ -19,18 +19,22 @@ struct Attributes {
 
 const _: () = assert!(size_of::<Attributes>() == 48);
 
-/// Says that the calling thread works in short bursts: it asks for the shortest slices (Linux 6.12; the
-/// scheduler then runs it sooner when it wakes), and for the highest niceness if that is
-/// allowed (`CAP_SYS_NICE`). Whatever is refused stays as it was; allocates nothing.
+/// Says that the calling thread works in short bursts and is waited for. With `CAP_SYS_NICE` (or
+/// `RLIMIT_RTPRIO`) it gets the lowest real-time priority, for itself alone, not for what it forks; else it asks for
+/// the shortest slices (Linux 6.12; the scheduler then runs it sooner when it wakes). Whatever is
+/// refused stays as it was; allocates nothing.
 pub fn short_bursts() {
+    const OTHER: u32 = 0;
+    const ROUND_ROBIN: u32 = 2;
+    const RESET_ON_FORK: u64 = 1;
     const SLICE: Duration = Duration::from_micros(100);
-    for nice in [-20, 0] {
+    for (policy, priority) in [(ROUND_ROBIN, 1), (OTHER, 0)] {
         let attributes = Attributes {
             size: 48,
-            policy: 0,
-            flags: 0,
-            nice,
-            priority: 0,
+            policy,
+            flags: RESET_ON_FORK,
+            nice: 0,
+            priority,
             runtime: u64::try_from(SLICE.as_nanos()).unwrap_or(0),
             deadline: 0,
             period: 0,

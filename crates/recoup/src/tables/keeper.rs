@@ -67,6 +67,7 @@ const FASTEST: f64 = 3e9;
 /// This part of the hard limit is kept free for what is added while the fence is on its way.
 const HEADROOM: u64 = 4;
 const SHORTEST_WAIT: Duration = Duration::from_micros(100);
+const LONGEST_LATENESS: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
 const FUTILE_REST: Duration = Duration::from_millis(20);
 
@@ -113,13 +114,14 @@ impl Regulator {
     /// From here on, those who add tables are held up.
     fn alarm(&self) -> Bytes {
         let hard = self.limits.hard;
-        hard.saturating_sub(Bytes(hard.0 / HEADROOM)).saturating_sub(self.growth.until_next())
+        let early = hard.saturating_sub(Bytes(hard.0 / HEADROOM));
+        early.saturating_sub(self.growth.until_next()).max(Bytes(hard.0 / 2))
     }
 
     /// How to sweep now, if at all, and down to what.
     fn needed(&self, tables: Bytes) -> Option<(Mode, Bytes)> {
         let Limits { soft, hard, .. } = self.limits;
-        let low = Bytes((soft.0 - soft.0 / 4).min(hard.0 / 2));
+        let low = Bytes((soft.0 - soft.0 / 4).min(hard.0 / 4));
         if tables >= self.alarm() {
             return Some((Mode::Fencing, low));
         }
@@ -156,7 +158,7 @@ impl Growth {
         let grown = tables.saturating_sub(self.from).0 as f64;
         self.rate = (grown / seconds).min(FASTEST).max(self.rate * 0.8);
         let late = now.saturating_duration_since(self.due);
-        self.lateness = late.max(self.lateness.mul_f64(0.98)).min(Duration::from_millis(4));
+        self.lateness = late.max(self.lateness.mul_f64(0.995)).min(LONGEST_LATENESS);
     }
 
     fn restart(&mut self, tables: Bytes, now: Instant) {

@@ -72,6 +72,8 @@ struct Crew {
 
 /// Runs that a look has room for.
 const RUNS: usize = 512;
+/// As many as are done between two looks at the clock where each costs some calls.
+const FEW_RUNS: usize = 16;
 
 impl Sweeper {
     /// For the settled addresses, with a longest pause to aim at.
@@ -290,7 +292,11 @@ impl Work<'_> {
         loop {
             let part = self.portion(at, area);
             let went = Instant::now();
-            let freed = fence.free_empty(self.pagemap, part, &mut self.crew.runs, self.by);
+            let runs = match self.by {
+                FreeBy::Discard => self.crew.runs.as_mut_slice(),
+                FreeBy::MoveAway => &mut self.crew.runs[..FEW_RUNS],
+            };
+            let freed = fence.free_empty(self.pagemap, part, runs, self.by);
             self.crew.pace.took(went.elapsed());
             at = freed.unwrap_or_else(|_| {
                 self.outcome.left_alone += 1;
