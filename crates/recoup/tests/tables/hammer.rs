@@ -136,7 +136,7 @@ fn hammer(
 }
 
 #[test]
-fn no_write_is_lost_while_sweeping() {
+fn no_write_is_lost_while_tables_are_swept() {
     let _turn = alone();
     require!(fences(&features()), "PAGEMAP_SCAN and a userfaultfd for kernel faults");
     let region = region(8192);
