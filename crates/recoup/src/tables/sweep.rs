@@ -7,7 +7,7 @@ use recoup_sys::own_maps::OwnMaps;
 use recoup_sys::own_status::OwnStatus;
 use recoup_sys::pagemap::{Pagemap, Query, Run};
 use recoup_sys::units::PMD_ORDER;
-use recoup_sys::userfault::{Against, FreeBy, Settled, Userfault};
+use recoup_sys::userfault::{Against, Fence, FreeBy, Settled, Userfault};
 use recoup_sys::{Bytes, Errno, Features, PageIdx, PageRange, Pages, Support};
 
 use super::Outcome;
@@ -171,7 +171,7 @@ impl Sweeper {
                 if within.is_empty() || !mapping.is_ordinary() {
                     return ControlFlow::Continue(());
                 }
-                work.mapping(whole_blocks(within, work.crew.settled.pages()), mode)
+                work.mapping(mapping.range, within, mode)
             })?;
             if ended.is_some() {
                 break;
@@ -203,11 +203,15 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    fn mapping(&mut self, area: PageRange, mode: Mode) -> ControlFlow<()> {
+    /// Sweeps the part `within` of a mapping.
+    fn mapping(&mut self, mapping: PageRange, within: PageRange, mode: Mode) -> ControlFlow<()> {
+        let settled = self.crew.settled.pages();
+        let area = whole_blocks(within, settled);
         match mode {
             _ if area.is_empty() => ControlFlow::Continue(()),
             Mode::Looking => self.look_and_fence(area),
-            Mode::Fencing => self.fence(area, Against::Additions),
+            // All of the mapping is fenced: no table is added anywhere in it, and it is not split.
+            Mode::Fencing => self.fence(whole_blocks(mapping, settled), area, Against::Additions),
         }
     }
 
@@ -223,7 +227,7 @@ impl Work<'_> {
                 return ControlFlow::Continue(());
             };
             if let Some((slice, against)) = found {
-                self.fence(slice, against)?;
+                self.fence(slice, slice, against)?;
             }
             if self.status.page_tables().is_ok_and(|tables| tables >= self.alarm) {
                 return ControlFlow::Break(());
@@ -262,21 +266,21 @@ impl Work<'_> {
         Ok((Some((slice, against)), until))
     }
 
-    /// Frees what is empty in `slice`, one fence after the other, each for as long as allowed.
-    fn fence(&mut self, slice: PageRange, against: Against) -> ControlFlow<()> {
-        let mut at = slice.start;
-        while at < slice.end {
-            let left = PageRange { start: at, ..slice };
+    /// Frees what is empty in `slice`, one fence around `cover` after the other, each for as long as
+    /// allowed.
+    fn fence(&mut self, cover: PageRange, slice: PageRange, against: Against) -> ControlFlow<()> {
+        let mut left = slice;
+        while !left.is_empty() {
             let began = Instant::now();
-            match self.fault.fence(&self.crew.settled, left, against) {
-                Ok(fence) => at = self.behind(&fence, Instant::now()),
+            match self.fault.fence(&self.crew.settled, cover, against) {
+                Ok(fence) => left.start = self.behind(&fence, left, Instant::now()),
                 Err(_) => {
                     self.outcome.left_alone += 1;
                     return ControlFlow::Continue(());
                 }
             }
             self.outcome.pauses.add(began.elapsed());
-            self.crew.resume = at;
+            self.crew.resume = left.start;
             if self.status.page_tables().is_ok_and(|tables| tables <= self.goal) {
                 return ControlFlow::Break(());
             }
@@ -285,9 +289,9 @@ impl Work<'_> {
         ControlFlow::Continue(())
     }
 
-    /// Frees from the start of a fence on until its time is over; returns how far that was.
-    fn behind(&mut self, fence: &recoup_sys::userfault::Fence<'_>, began: Instant) -> PageIdx {
-        let area = fence.pages();
+    /// Frees from the start of a fenced area on until the fence's time is over; returns how far that
+    /// was.
+    fn behind(&mut self, fence: &Fence<'_>, area: PageRange, began: Instant) -> PageIdx {
         let mut at = area.start;
         loop {
             let part = self.portion(at, area);
