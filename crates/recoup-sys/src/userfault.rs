@@ -20,11 +20,11 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, Result};
 use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
-use rustix::mm::{Advice, MapFlags, ProtFlags, UserfaultfdFlags};
+use rustix::mm::{Advice, UserfaultfdFlags};
 
 use crate::own::{address, length};
 use crate::pagemap::{Pagemap, Query, Run};
-use crate::units::{PMD_TABLE_SPAN, PageIdx, PageRange};
+use crate::units::{PageIdx, PageRange};
 
 /// Addresses whose mappings stay: the promise that fencing needs.
 #[derive(Debug)]
@@ -69,17 +69,6 @@ pub enum Against {
     Additions,
     /// That, and writes to pages that are there: the shared zero page can be discarded, too.
     AdditionsAndWrites,
-}
-
-/// What frees the tables of a range that holds nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FreeBy {
-    /// A large `MADV_DONTNEED`: PTE tables, where the kernel has `CONFIG_PT_RECLAIM` (6.14). The PMD
-    /// tables of whole gigabytes are moved away.
-    Discard,
-    /// `mremap(MREMAP_DONTUNMAP)` (5.7) to a place that is then unmapped: tables move as a whole, PMD
-    /// tables too, and the mapping stays what it was. Takes the mmap lock for writing.
-    MoveAway,
 }
 
 /// A userfaultfd that also handles faults of the kernel on the program's behalf.
@@ -213,20 +202,21 @@ impl Fence<'_> {
     }
 
     /// Looks at the fenced `part` and frees the tables of all its 2 MiB blocks that hold nothing
-    /// (against writes, too: nothing but the zero page). Returns how far it came: less far than the
+    /// (against writes, too: nothing but the zero page), where the kernel frees tables on a large
+    /// `MADV_DONTNEED` (`CONFIG_PT_RECLAIM`, 6.14). Tables of higher levels stay. (No other call
+    /// does behind a fence: mremap(2) moves a fenced mapping page by page and leaves the tables.) Returns how far it came: less far than the
     /// end of `part` if `runs`, its work space, was full.
     ///
     /// Costs some 0.5 us a table to look at and 0.4 us to free. How many were freed, only `VmPTE` tells.
     ///
     /// # Errors
     /// `EINVAL` if `part` is not fenced or not made of whole blocks, and for locked memory; else those of
-    /// madvise(2) and mremap(2). What was freed before stays freed.
+    /// madvise(2). What was freed before stays freed.
     pub fn free_empty(
         &self,
         pagemap: &Pagemap,
         part: PageRange,
         runs: &mut [Run],
-        by: FreeBy,
     ) -> Result<PageIdx> {
         if part.blocks() != part || self.pages.intersection(part) != part || runs.is_empty() {
             return Err(Errno::INVAL);
@@ -238,10 +228,10 @@ impl Fence<'_> {
         let mut start = part.start;
         for run in looked.runs {
             let held = run.range().blocks();
-            self.free(pagemap, PageRange { start, end: held.start }, by)?;
+            Self::free(PageRange { start, end: held.start })?;
             start = start.max(held.end);
         }
-        self.free(pagemap, PageRange { start, end: until }, by)?;
+        Self::free(PageRange { start, end: until })?;
         Ok(until.max(start).min(part.end))
     }
 
@@ -256,27 +246,14 @@ impl Fence<'_> {
     }
 
     /// Frees the tables of fenced blocks that were seen empty behind the fence.
-    fn free(&self, pagemap: &Pagemap, empty: PageRange, by: FreeBy) -> Result<()> {
+    fn free(empty: PageRange) -> Result<()> {
         if empty.is_empty() {
             return Ok(());
         }
-        let pmd_tables = has_gigabyte(empty) && pagemap.first_table(empty)?.is_some();
         // SAFETY: the range is fenced, and was seen since to hold nothing that is not zero; no
         // thread can have changed that, and `Settled` promises that the mapping is still the same.
-        unsafe { rustix::mm::madvise(address(empty.start), length(empty), Advice::LinuxDontNeed) }?;
-        match by {
-            FreeBy::MoveAway => move_away(empty),
-            // Where that is refused (limits on address space), PMD tables stay.
-            FreeBy::Discard if pmd_tables => move_away(empty).or(Ok(())),
-            FreeBy::Discard => Ok(()),
-        }
+        unsafe { rustix::mm::madvise(address(empty.start), length(empty), Advice::LinuxDontNeed) }
     }
-}
-
-/// Whether a range holds all that one PMD table maps.
-fn has_gigabyte(range: PageRange) -> bool {
-    let unit = PMD_TABLE_SPAN.whole_pages().0;
-    range.start.0.next_multiple_of(unit) + unit <= range.end.0
 }
 
 impl Drop for Fence<'_> {
@@ -287,34 +264,6 @@ impl Drop for Fence<'_> {
         let _ = self.fault.ask::<{ opcode::read::<Range>(GROUP, 1) }, _>(range);
         let _ = self.fault.ask::<{ opcode::read::<Range>(GROUP, 2) }, _>(range);
     }
-}
-
-/// Moves the tables of a range that holds nothing to new addresses, and unmaps these.
-///
-/// These lie within a reservation of their own: next to the fenced mapping the kernel would merge
-/// the two, and take the fence from both.
-fn move_away(empty: PageRange) -> Result<()> {
-    let (old, bytes) = (address(empty.start), length(empty));
-    let gigabyte = length(PageRange::starting_at(PageIdx(0), PMD_TABLE_SPAN.whole_pages()));
-    let room = bytes + 2 * gigabyte;
-    let nothing = (ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE);
-    // SAFETY: no address is asked for, so no mapping is replaced.
-    let reserved =
-        unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), room, nothing.0, nothing.1) }?;
-    // At the same place in its gigabyte, so that tables of all levels can move as a whole.
-    let offset = old.addr().wrapping_sub(reserved.addr()) % gigabyte;
-    let new = reserved.wrapping_byte_add(if offset == 0 { gigabyte } else { offset });
-    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_DONTUNMAP | libc::MREMAP_FIXED;
-    // SAFETY: the old range holds nothing and is fenced (see `Fence::free`), so nobody can tell, and
-    // its mapping stays. The new one lies in what was reserved for it just now.
-    let moved = unsafe { libc::mremap(old, bytes, bytes, flags, new) };
-    let error = std::io::Error::last_os_error();
-    // SAFETY: the reservation is this function's own, and so is what was moved into it, empty.
-    unsafe { rustix::mm::munmap(reserved, room) }?;
-    if moved == libc::MAP_FAILED {
-        return Err(Errno::from_io_error(&error).unwrap_or(Errno::NOMEM));
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -340,34 +289,32 @@ mod tests {
     }
 
     #[test]
-    fn both_ways_free_what_is_empty_and_keep_what_is_not() {
+    fn what_is_held_stays() {
         let Ok(fault) = Userfault::open() else {
             return;
         };
-        for by in [FreeBy::Discard, FreeBy::MoveAway] {
-            let mut region = Region::new(Bytes(8 * BLOCK.0)).unwrap();
-            let block = crate::Pages(512);
-            region
-                .advise(crate::Pages(0), crate::Pages(8 * 512), crate::region::OwnAdvice::BasePages)
-                .ok();
-            for index in 0..8 {
-                region.touch(crate::Pages(index * block.0), crate::Pages(1));
-            }
-            let empty = crate::region::OwnAdvice::Discard;
-            region.advise(crate::Pages(0), crate::Pages(5 * 512), empty).unwrap();
-            // SAFETY: the region is this test's own.
-            let settled = unsafe { Settled::new(region.pages()) };
-            let Ok(pagemap) = Pagemap::of_self() else { return };
-            let mut runs = [Run::default(); 8];
-            if pagemap.first_table(region.pages()).is_err() {
-                return;
-            }
-            let fence = fault.fence(&settled, region.pages(), Against::Additions).unwrap();
-            let until = fence.free_empty(&pagemap, region.pages(), &mut runs, by);
-            assert_eq!(until, Ok(region.pages().end));
-            drop(fence);
-            assert_eq!(region.peek(5 << 21), 1);
-            assert_eq!(region.peek(0), 0);
+        let mut region = Region::new(Bytes(8 * BLOCK.0)).unwrap();
+        let block = crate::Pages(512);
+        region
+            .advise(crate::Pages(0), crate::Pages(8 * 512), crate::region::OwnAdvice::BasePages)
+            .ok();
+        for index in 0..8 {
+            region.touch(crate::Pages(index * block.0), crate::Pages(1));
         }
+        let empty = crate::region::OwnAdvice::Discard;
+        region.advise(crate::Pages(0), crate::Pages(5 * 512), empty).unwrap();
+        // SAFETY: the region is this test's own.
+        let settled = unsafe { Settled::new(region.pages()) };
+        let Ok(pagemap) = Pagemap::of_self() else { return };
+        let mut runs = [Run::default(); 8];
+        if pagemap.first_table(region.pages()).is_err() {
+            return;
+        }
+        let fence = fault.fence(&settled, region.pages(), Against::Additions).unwrap();
+        let until = fence.free_empty(&pagemap, region.pages(), &mut runs);
+        assert_eq!(until, Ok(region.pages().end));
+        drop(fence);
+        assert_eq!(region.peek(5 << 21), 1);
+        assert_eq!(region.peek(0), 0);
     }
 }

@@ -41,8 +41,8 @@ static ALLOCATOR: Counting = Counting;
 #[test]
 fn steps_allocate_nothing() {
     let features = Features::probe().unwrap();
-    let works = features.userfaultfd.works() && features.pagemap_scan.works();
-    require!(works, "PAGEMAP_SCAN and a userfaultfd for kernel faults");
+    let works = features.userfaultfd.works() && features.table_reclaim.works();
+    require!(works, "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults");
     let blocks = 4096;
     let mut region = Region::new(Bytes(blocks * BLOCK.0)).unwrap();
     region.advise(Pages(0), Pages(blocks * 512), OwnAdvice::BasePages).ok();

@@ -24,7 +24,8 @@ fn mechanisms(features: &Features) -> [(&'static str, Vec<&Support>); 7] {
 
 /// What the library's fence needs.
 fn with_fence(features: &Features) -> Vec<&Support> {
-    vec![&features.base_pages, &features.pagemap_scan, &features.userfaultfd]
+    let Features { base_pages, pagemap_scan, table_reclaim, userfaultfd, .. } = features;
+    vec![base_pages, pagemap_scan, table_reclaim, userfaultfd]
 }
 
 /// Facts that make things faster or the account complete, without which all still works.

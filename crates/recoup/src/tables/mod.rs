@@ -26,5 +26,5 @@ mod sweep;
 
 pub use keeper::{Keeper, Limits, Regulator, Step};
 pub use outcome::{Outcome, Pauses};
-pub use recoup_sys::userfault::{FreeBy, Settled};
+pub use recoup_sys::userfault::Settled;
 pub use sweep::{Mode, Refused, Sweeper};

@@ -7,7 +7,7 @@ use recoup_sys::own_maps::OwnMaps;
 use recoup_sys::own_status::OwnStatus;
 use recoup_sys::pagemap::{Pagemap, Query, Run};
 use recoup_sys::units::PMD_ORDER;
-use recoup_sys::userfault::{Against, Fence, FreeBy, Settled, Userfault};
+use recoup_sys::userfault::{Against, Fence, Settled, Userfault};
 use recoup_sys::{Bytes, Errno, Features, PageIdx, PageRange, Pages, Support};
 
 use super::Outcome;
@@ -46,7 +46,6 @@ pub enum Mode {
 /// an address space whose program has died.
 #[derive(Debug)]
 pub struct Sweeper {
-    by: FreeBy,
     place: Option<Place>,
     crew: Crew,
 }
@@ -72,36 +71,30 @@ struct Crew {
 
 /// Runs that a look has room for.
 const RUNS: usize = 512;
-/// As many as are done between two looks at the clock where each costs some calls.
-const FEW_RUNS: usize = 16;
 
 impl Sweeper {
     /// For the settled addresses, with a longest pause to aim at.
     ///
     /// # Errors
-    /// [`Refused`] where the kernel lacks `PAGEMAP_SCAN` (6.7) or a userfaultfd that
-    /// covers kernel faults.
+    /// [`Refused`] where the kernel lacks `PAGEMAP_SCAN` (6.7) or does not free tables that a discard
+    /// empties (`CONFIG_PT_RECLAIM`, 6.14), or without a userfaultfd that covers kernel faults.
     pub fn new(
         settled: Settled,
         max_pause: Duration,
         features: &Features,
     ) -> Result<Self, Refused> {
-        let needed: [&Support; 3] =
-            [&features.base_pages, &features.pagemap_scan, &features.userfaultfd];
+        let needed: [&Support; 4] = [
+            &features.base_pages,
+            &features.pagemap_scan,
+            &features.table_reclaim,
+            &features.userfaultfd,
+        ];
         if let Some((why, remedy)) = Support::first_missing(needed) {
             return Err(Refused { why: why.to_owned(), remedy });
         }
-        let discards = features.table_reclaim.works();
-        let by = if discards { FreeBy::Discard } else { FreeBy::MoveAway };
         let (pace, runs) = (Pace::new(max_pause), vec![Run::default(); RUNS]);
         let crew = Crew { settled, pace, runs, resume: PageIdx(0) };
-        Ok(Self { by, place: None, crew })
-    }
-
-    /// Frees tables in this way, whatever the probe found. Moving away is right on all kernels,
-    /// and frees PMD tables too, but takes the mmap lock for writing for longer.
-    pub fn free_by(&mut self, by: FreeBy) {
-        self.by = by;
+        Ok(Self { place: None, crew })
     }
 
     /// Opens what sweeping needs, in the process that is to sweep: that with the program in it, or
@@ -154,13 +147,13 @@ impl Sweeper {
         alarm: Bytes,
     ) -> Result<Outcome, Errno> {
         self.place()?;
-        let Self { by, place: Some(place), crew } = self else {
+        let Self { place: Some(place), crew } = self else {
             return Err(Errno::BADF);
         };
         let before = place.status.page_tables()?;
         let outcome = Outcome { before, after: before, sweeps: 1, ..Outcome::default() };
         let Place { fault, pagemap, maps, status } = place;
-        let mut work = Work { fault, pagemap, status, crew, by: *by, goal, alarm, outcome };
+        let mut work = Work { fault, pagemap, status, crew, goal, alarm, outcome };
         let resume = if mode == Mode::Fencing { work.crew.resume } else { PageIdx(0) };
         let last = PageIdx(u64::MAX);
         for part in
@@ -196,7 +189,6 @@ struct Work<'a> {
     pagemap: &'a Pagemap,
     status: &'a OwnStatus,
     crew: &'a mut Crew,
-    by: FreeBy,
     goal: Bytes,
     alarm: Bytes,
     outcome: Outcome,
@@ -296,11 +288,7 @@ impl Work<'_> {
         loop {
             let part = self.portion(at, area);
             let went = Instant::now();
-            let runs = match self.by {
-                FreeBy::Discard => self.crew.runs.as_mut_slice(),
-                FreeBy::MoveAway => &mut self.crew.runs[..FEW_RUNS],
-            };
-            let freed = fence.free_empty(self.pagemap, part, runs, self.by);
+            let freed = fence.free_empty(self.pagemap, part, &mut self.crew.runs);
             self.crew.pace.took(went.elapsed());
             at = freed.unwrap_or_else(|_| {
                 self.outcome.left_alone += 1;

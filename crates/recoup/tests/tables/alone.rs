@@ -38,7 +38,10 @@ fn unmap(address: *mut u8, length: usize) {
 #[test]
 fn shared_memory_is_never_fenced() {
     let _turn = alone();
-    require!(fences(&features()), "PAGEMAP_SCAN and a userfaultfd for kernel faults");
+    require!(
+        fences(&features()),
+        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
+    );
     let length = 64 * BLOCK_BYTES;
     let (address, pages) = map(length, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
     for block in 0..64 {
@@ -58,7 +61,10 @@ fn shared_memory_is_never_fenced() {
 #[test]
 fn locked_memory_stays_locked_and_full() {
     let _turn = alone();
-    require!(fences(&features()), "PAGEMAP_SCAN and a userfaultfd for kernel faults");
+    require!(
+        fences(&features()),
+        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
+    );
     let region = region(BLOCKS);
     let part = Part::of(&region, 0, 1);
     // SAFETY: the range is the region's. Pages are locked as they come to be (Linux 4.4).
@@ -77,7 +83,10 @@ fn locked_memory_stays_locked_and_full() {
 #[test]
 fn memory_that_another_userfaultfd_watches_is_left_to_it() {
     let _turn = alone();
-    require!(fences(&features()), "PAGEMAP_SCAN and a userfaultfd for kernel faults");
+    require!(
+        fences(&features()),
+        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
+    );
     let region = region(BLOCKS);
     let part = Part::of(&region, 0, 1);
     (0..64).for_each(|block| part.write(block * 512, 5));
@@ -96,7 +105,10 @@ fn memory_that_another_userfaultfd_watches_is_left_to_it() {
 fn guard_pages_stay_guards() {
     const MADV_GUARD_INSTALL: i32 = 102;
     let _turn = alone();
-    require!(fences(&features()), "PAGEMAP_SCAN and a userfaultfd for kernel faults");
+    require!(
+        fences(&features()),
+        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
+    );
     let region = region(BLOCKS);
     let part = Part::of(&region, 0, 1);
     // SAFETY: the page is the region's, and nothing is in it.
@@ -119,7 +131,10 @@ fn guard_pages_stay_guards() {
 #[test]
 fn blocks_that_straddle_mappings_are_left_alone() {
     let _turn = alone();
-    require!(fences(&features()), "PAGEMAP_SCAN and a userfaultfd for kernel faults");
+    require!(
+        fences(&features()),
+        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
+    );
     let region = region(4);
     let part = Part::of(&region, 0, 1);
     (0..4).for_each(|block| part.write(block * 512 + 511, 5));
@@ -172,7 +187,10 @@ extern "C" fn fence_and_stay(argument: *mut libc::c_void) -> i32 {
 #[test]
 fn who_waits_goes_on_when_the_one_who_fences_is_killed() {
     let _turn = alone();
-    require!(fences(&features()), "PAGEMAP_SCAN and a userfaultfd for kernel faults");
+    require!(
+        fences(&features()),
+        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
+    );
     let region = region(BLOCKS);
     let part = Part::of(&region, 0, 1);
     let fencing = Fencing { pages: region.pages(), up: AtomicU32::new(0) };

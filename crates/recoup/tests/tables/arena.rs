@@ -1,8 +1,9 @@
 //! Memory of the tests' own that many threads use at a time, each its own pages of it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use recoup::tables::Settled;
+use recoup::tables::{Settled, Sweeper};
 use recoup_sys::region::{OwnAdvice, Region};
 use recoup_sys::units::BLOCK;
 use recoup_sys::{Bytes, Features, PageRange, Pages};
@@ -22,7 +23,7 @@ pub(crate) fn features() -> Features {
 
 /// Whether the fence works here.
 pub(crate) fn fences(features: &Features) -> bool {
-    features.userfaultfd.works() && features.pagemap_scan.works()
+    Sweeper::new(settled(PageRange::default()), Duration::ZERO, features).is_ok()
 }
 
 /// Bytes of page tables.

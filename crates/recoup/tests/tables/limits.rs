@@ -29,7 +29,10 @@ fn nothing_but_tables(part: Part, ended: &AtomicBool, lost: &AtomicU64) -> u64 {
 #[test]
 fn a_workload_that_is_nothing_but_tables_stays_within_its_hard_limit() {
     let _turn = alone();
-    require!(fences(&features()), "PAGEMAP_SCAN and a userfaultfd for kernel faults");
+    require!(
+        fences(&features()),
+        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
+    );
     let region = region(512 << 10);
     let limits =
         Limits { soft: Bytes(HARD / 2), hard: Bytes(HARD), max_pause: Limits::DEFAULT_MAX_PAUSE };

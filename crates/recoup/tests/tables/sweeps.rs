@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use recoup::tables::{FreeBy, Mode, Sweeper};
+use recoup::tables::{Mode, Sweeper};
 use recoup_sys::region::{OwnAdvice, Region};
 use recoup_sys::{Bytes, Pages};
 use recoup_testkit::require;
@@ -26,9 +26,8 @@ fn touch_and_discard(region: &mut Region, block: u64) {
     region.advise(Pages(block * 512 + block % 512), Pages(1), OwnAdvice::Discard).unwrap();
 }
 
-fn swept(region: &Region, mode: Mode, by: Option<FreeBy>) -> recoup::tables::Outcome {
+fn swept(region: &Region, mode: Mode) -> recoup::tables::Outcome {
     let mut sweeper = Sweeper::new(settled(region.pages()), PAUSE, &features()).unwrap();
-    by.into_iter().for_each(|by| sweeper.free_by(by));
     sweeper.sweep(mode, Bytes::ZERO).unwrap()
 }
 
@@ -42,22 +41,20 @@ fn mappings(region: &Region) -> usize {
 #[test]
 fn empty_tables_go_and_what_is_held_stays() {
     let _turn = alone();
-    require!(fences(&features()), "PAGEMAP_SCAN and a userfaultfd for kernel faults");
-    let ways = [None, Some(FreeBy::MoveAway)];
-    for (mode, by) in [Mode::Looking, Mode::Fencing].into_iter().flat_map(|m| ways.map(|w| (m, w)))
-    {
+    require!(
+        fences(&features()),
+        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
+    );
+    for mode in [Mode::Looking, Mode::Fencing] {
         let mut region = region(BLOCKS);
         let (before, full) = fill(&mut region, touch_and_discard);
         for block in (0..BLOCKS).step_by(100) {
             region.write(usize::try_from(block << 21).unwrap() + 12345, &[7]);
         }
-        let (parts, seen) = (mappings(&region), swept(&region, mode, by));
+        let (parts, seen) = (mappings(&region), swept(&region, mode));
         let left = tables_below(before + BLOCKS / 8 * 4096);
-        assert!(
-            left - before <= BLOCKS / 8 * 4096,
-            "{before} {full} {left} {mode:?} {by:?} {seen:?}"
-        );
-        assert_eq!(mappings(&region), parts, "{mode:?} {by:?}");
+        assert!(left - before <= BLOCKS / 8 * 4096, "{before} {full} {left} {mode:?} {seen:?}");
+        assert_eq!(mappings(&region), parts, "{mode:?}");
         for block in 0..BLOCKS {
             let byte = region.peek(usize::try_from(block << 21).unwrap() + 12345);
             assert_eq!(byte, if block % 100 == 0 { 7 } else { 0 }, "{block}");
@@ -69,16 +66,19 @@ fn empty_tables_go_and_what_is_held_stays() {
 #[test]
 fn tables_of_the_zero_page_go_too() {
     let _turn = alone();
-    require!(fences(&features()), "PAGEMAP_SCAN and a userfaultfd for kernel faults");
-    for by in [None, Some(FreeBy::MoveAway)] {
+    require!(
+        fences(&features()),
+        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
+    );
+    {
         let mut region = region(BLOCKS);
         let (before, full) = fill(&mut region, |region, block| {
             assert_eq!(region.peek(usize::try_from(block << 21).unwrap()), 0);
         });
         region.write(5 << 21, &[9]);
-        let seen = swept(&region, Mode::Looking, by);
+        let seen = swept(&region, Mode::Looking);
         let left = tables_below(before + BLOCKS / 8 * 4096);
-        assert!(left - before <= BLOCKS / 8 * 4096, "{before} {full} {left} {by:?} {seen:?}");
+        assert!(left - before <= BLOCKS / 8 * 4096, "{before} {full} {left} {seen:?}");
         assert_eq!((region.peek(5 << 21), region.peek(6 << 21)), (9, 0));
         region.write(7 << 21, &[1]);
         assert_eq!(region.peek(7 << 21), 1);
@@ -88,11 +88,14 @@ fn tables_of_the_zero_page_go_too() {
 #[test]
 fn only_what_is_settled_is_swept() {
     let _turn = alone();
-    require!(fences(&features()), "PAGEMAP_SCAN and a userfaultfd for kernel faults");
+    require!(
+        fences(&features()),
+        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
+    );
     let (mut ours, mut other) = (region(BLOCKS), region(BLOCKS));
     fill(&mut ours, touch_and_discard);
     let (_, full) = fill(&mut other, touch_and_discard);
-    swept(&ours, Mode::Fencing, None);
+    swept(&ours, Mode::Fencing);
     let left = tables_below(full - BLOCKS * 4000);
     assert!(full - left < (BLOCKS + 64) * 4096, "{full} {left}");
     assert!(full - left >= BLOCKS * 4000, "{full} {left}");
