@@ -70,19 +70,17 @@ fn tables_of_the_zero_page_go_too() {
         fences(&features()),
         "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
     );
-    {
-        let mut region = region(BLOCKS);
-        let (before, full) = fill(&mut region, |region, block| {
-            assert_eq!(region.peek(usize::try_from(block << 21).unwrap()), 0);
-        });
-        region.write(5 << 21, &[9]);
-        let seen = swept(&region, Mode::Looking);
-        let left = tables_below(before + BLOCKS / 8 * 4096);
-        assert!(left - before <= BLOCKS / 8 * 4096, "{before} {full} {left} {seen:?}");
-        assert_eq!((region.peek(5 << 21), region.peek(6 << 21)), (9, 0));
-        region.write(7 << 21, &[1]);
-        assert_eq!(region.peek(7 << 21), 1);
-    }
+    let mut region = region(BLOCKS);
+    let (before, full) = fill(&mut region, |region, block| {
+        assert_eq!(region.peek(usize::try_from(block << 21).unwrap()), 0);
+    });
+    region.write(5 << 21, &[9]);
+    let seen = swept(&region, Mode::Looking);
+    let left = tables_below(before + BLOCKS / 8 * 4096);
+    assert!(left - before <= BLOCKS / 8 * 4096, "{before} {full} {left} {seen:?}");
+    assert_eq!((region.peek(5 << 21), region.peek(6 << 21)), (9, 0));
+    region.write(7 << 21, &[1]);
+    assert_eq!(region.peek(7 << 21), 1);
 }
 
 #[test]
