@@ -7,6 +7,8 @@ use std::fs;
 
 use rustix::thread::CapabilitySet;
 
+use crate::cgroup;
+use crate::error::{Error, Result};
 use crate::kpage::{Frames, KernelFrames};
 use crate::madvise::{Advice, process_madvise};
 use crate::pagemap::{Pagemap, Run};
@@ -14,7 +16,7 @@ use crate::process::Process;
 use crate::region::{OwnAdvice, Region};
 use crate::thp::Thp;
 use crate::units::{BLOCK, Bytes, PAGE, PageRange, Pages, Pfn};
-use crate::{cgroup, error::Result};
+use crate::userfault::Userfault;
 
 /// Whether something works here, and if not, why and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +81,9 @@ pub struct Features {
     /// A `MADV_DONTNEED` of 2 MiB or more frees the page tables that it empties
     /// (`CONFIG_PT_RECLAIM`, Linux 6.14). Only told where tables can be seen.
     pub table_reclaim: Support,
+    /// A userfaultfd that covers faults of the kernel, too: this process's own page tables can be freed
+    /// behind a fence while its threads run.
+    pub userfaultfd: Support,
     /// `process_madvise(2)` takes `MADV_COLD` and `MADV_PAGEOUT` (Linux 5.10).
     pub process_madvise: Support,
     /// Other users' processes may be looked at (`CAP_SYS_PTRACE`).
@@ -122,6 +127,7 @@ impl Features {
             pagemap_scan: table_search(&pagemap)?,
             procmap_query: procmap_query()?,
             table_reclaim: table_reclaim(&pagemap)?,
+            userfaultfd: userfaultfd(),
             process_madvise: advise_self()?,
             other_processes: Support::require(
                 capable(CapabilitySet::SYS_PTRACE),
@@ -159,6 +165,7 @@ impl Features {
             ("pagemap_scan", &self.pagemap_scan),
             ("procmap_query", &self.procmap_query),
             ("table_reclaim", &self.table_reclaim),
+            ("userfaultfd", &self.userfaultfd),
             ("process_madvise", &self.process_madvise),
             ("other_processes", &self.other_processes),
             ("advise_others", &self.advise_others),
@@ -260,6 +267,15 @@ fn advise_self() -> Result<Support> {
             remedy: "use Linux 5.10 or later, and run as root",
         },
     })
+}
+
+fn userfaultfd() -> Support {
+    let opened = Userfault::open();
+    Support::from_result(
+        opened.map_err(|e| Error::os("open", "a userfaultfd that covers faults of the kernel", e)),
+        "set vm.unprivileged_userfaultfd=1, grant CAP_SYS_PTRACE, or allow access to \
+         /dev/userfaultfd (Linux 6.1)",
+    )
 }
 
 fn in_initial_user_namespace() -> bool {

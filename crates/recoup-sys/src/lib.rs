@@ -15,11 +15,14 @@
 //! | [`blockset`] | the pages of a 2 MiB block as a set |
 //! | [`own`] | what the owner of memory may do with it |
 //! | [`reserved`] | a range whose owner says which pages are in use |
-//! | [`own_maps`] | this process's own mappings, read without allocating |
 //! | [`region`], [`mapped`] | this process's own memory, unmapped when dropped |
 //! | [`slices`] | memory cut up for several threads |
 //! | [`companion`] | a helper process that shares this one's memory: clone(2) with `CLONE_VM` |
+//! | [`own_maps`], [`own_status`] | this process's mappings and page tables, without allocating |
+//! | [`userfault`] | userfaultfd(2), and the fence made of it |
+//! | [`pressure`] | pressure stall information |
 //! | [`cgroup`] | memory controller of cgroup v1 and v2 |
+//! | [`urgency`] | how soon a thread gets a processor |
 //! | [`thp`], [`hugetlb`], [`vmstat`] | host-wide settings and counters |
 //! | [`features`] | what this kernel and these privileges allow, probed once |
 
@@ -40,7 +43,9 @@ pub mod maps;
 pub mod own;
 #[cfg(target_arch = "x86_64")]
 pub mod own_maps;
+pub mod own_status;
 pub mod pagemap;
+pub mod pressure;
 pub mod process;
 mod procfile;
 mod procmap;
@@ -49,9 +54,12 @@ pub mod reserved;
 pub mod slices;
 pub mod thp;
 pub mod units;
+pub mod urgency;
+pub mod userfault;
 pub mod vmstat;
 
 pub use error::{Error, Result};
 pub use features::{Features, Support};
 pub use process::Process;
+pub use rustix::io::Errno;
 pub use units::{Bytes, PageIdx, PageRange, Pages, Pfn};

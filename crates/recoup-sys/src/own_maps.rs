@@ -48,11 +48,12 @@ pub enum Name {
 }
 
 impl OwnMap {
-    /// Whether it is ordinary memory: private, writable, of no file and nothing special.
+    /// Whether it is ordinary memory: private, of no file and nothing special. Whether it is locked
+    /// or watched by userfaultfd is not shown.
     #[must_use]
     pub fn is_private_anonymous(&self) -> bool {
         let ordinary = matches!(self.name, Name::Absent | Name::Heap | Name::Anonymous);
-        self.private && self.writable && self.inode == 0 && ordinary
+        self.private && self.inode == 0 && ordinary
     }
 }
 

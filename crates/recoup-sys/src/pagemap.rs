@@ -9,8 +9,10 @@
 
 #![expect(unsafe_code, reason = "PAGEMAP_SCAN has no safe wrapper")]
 
+use std::borrow::Cow;
 use std::os::fd::{AsFd, OwnedFd};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 
 use crate::error::{Error, Result};
@@ -58,17 +60,19 @@ impl Word {
     }
 }
 
+const OWN: &str = "/proc/self/pagemap";
+
 /// An address space's `pagemap`, open. It goes on to mean the address space that was current when
 /// it was opened: after an `execve(2)` or the process's end, reads return nothing.
 #[derive(Debug)]
 pub struct Pagemap {
     file: OwnedFd,
-    subject: String,
+    subject: Cow<'static, str>,
 }
 
 impl Pagemap {
     pub(crate) fn new(file: OwnedFd, subject: String) -> Self {
-        Self { file, subject }
+        Self { file, subject: Cow::Owned(subject) }
     }
 
     /// Opens this process's own.
@@ -76,9 +80,17 @@ impl Pagemap {
     /// # Errors
     /// Where `/proc` is not mounted.
     pub fn of_self() -> Result<Self> {
-        let subject = "/proc/self/pagemap".to_owned();
-        let file = std::fs::File::open(&subject).map_err(|e| Error::os("open", &subject, e))?;
-        Ok(Self::new(file.into(), subject))
+        Self::open_own().map_err(|e| Error::os("open", OWN, e))
+    }
+
+    /// The same without allocating.
+    ///
+    /// # Errors
+    /// As for [`Pagemap::of_self`].
+    pub fn open_own() -> rustix::io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::open(OWN, flags, Mode::empty())?;
+        Ok(Self { file, subject: Cow::Borrowed(OWN) })
     }
 
     /// Reads the words of the pages from `start`, with only the bits that [`Word`] knows: other ones
@@ -122,10 +134,49 @@ impl Pagemap {
     pub fn find_tables<'a>(&self, range: PageRange, runs: &'a mut [Run]) -> Result<Scanned<'a>> {
         let span_end = range.start + SCAN_MAX_SPAN.whole_pages();
         let bounded = PageRange { end: range.end.min(span_end), ..range };
-        let mut request = ScanRequest::new(bounded, runs, ScanRequest::WRITTEN);
-        let found = self
-            .scan_ioctl(&mut request)
-            .map_err(|source| Error::os("scan", format!("{} at {range}", self.subject), source))?;
+        self.scan(Query::Tables, bounded, SCAN_MAX_ENTRIES, runs)
+            .map_err(|source| Error::os("scan", format!("{} at {range}", self.subject), source))
+    }
+
+    /// Finds the first page table (or huge page) of a range: its block, nothing if there is none.
+    ///
+    /// Costs 0.5 us, and 20 ns a 2 MiB block without a table that is passed over. Allocates nothing.
+    ///
+    /// # Errors
+    /// As for [`Pagemap::find_tables`].
+    pub fn first_table(&self, range: PageRange) -> rustix::io::Result<Option<PageIdx>> {
+        let mut runs = [Run::default()];
+        let found = self.scan(Query::Tables, range, 1, &mut runs)?;
+        Ok(found.runs.first().map(|run| run.range().start.block_start()))
+    }
+
+    /// Finds the pages of a range for which `query` holds, in runs, until the range ends or `runs`
+    /// is full. Allocates nothing, and holds the mmap lock until it returns: the caller bounds
+    /// the range.
+    ///
+    /// Costs 0.5 us a page table and 20 ns a 2 MiB block without one ([`Query::Tables`]: 6 us a table).
+    ///
+    /// # Errors
+    /// As for [`Pagemap::find_tables`].
+    pub fn find<'a>(
+        &self,
+        query: Query,
+        range: PageRange,
+        runs: &'a mut [Run],
+    ) -> rustix::io::Result<Scanned<'a>> {
+        self.scan(query, range, 0, runs)
+    }
+
+    /// Looks at one range, for at most `most` pages (0: any number).
+    fn scan<'a>(
+        &self,
+        query: Query,
+        range: PageRange,
+        most: u64,
+        runs: &'a mut [Run],
+    ) -> rustix::io::Result<Scanned<'a>> {
+        let mut request = ScanRequest::new(query, range, most, runs);
+        let found = self.scan_ioctl(&mut request)?;
         Ok(Scanned { runs: &runs[..found], looked_until: PageIdx::containing(request.walk_end) })
     }
 
@@ -137,11 +188,10 @@ impl Pagemap {
     pub fn is_mapped_huge(&self, page: PageIdx) -> Result<bool> {
         let mut runs = [Run::default()];
         let range = PageRange::starting_at(page, Pages(1));
-        let mut request = ScanRequest::new(range, &mut runs, ScanRequest::HUGE);
         let found = self
-            .scan_ioctl(&mut request)
+            .scan(Query::Huge, range, 1, &mut runs)
             .map_err(|source| Error::os("scan", format!("{} at {page}", self.subject), source))?;
-        Ok(found > 0)
+        Ok(!found.runs.is_empty())
     }
 
     fn scan_ioctl(&self, request: &mut ScanRequest) -> rustix::io::Result<usize> {
@@ -225,14 +275,38 @@ struct ScanRequest {
     return_mask: u64,
 }
 
+/// Which pages a scan is to find (`PAGE_IS_*` of linux/fs.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Query {
+    /// Pages that have an entry in a page table, be it an empty one.
+    Tables,
+    /// Pages that hold something: present, swapped out, or a marker (guards are such).
+    Held,
+    /// Those of them that are not the shared zero page.
+    HeldNotZero,
+    /// Pages that are the shared zero page, or part of the huge one.
+    Zero,
+    /// Pages of huge pages that are mapped by one entry of a PMD table.
+    Huge,
+}
+
 impl ScanRequest {
     /// `PAGE_IS_WRITTEN`: not write-protected by userfaultfd.
     const WRITTEN: u64 = 1 << 1;
-    /// `PAGE_IS_HUGE`: mapped by an entry of a PMD table.
+    const PRESENT: u64 = 1 << 3;
+    const SWAPPED: u64 = 1 << 4;
+    const PFNZERO: u64 = 1 << 5;
     const HUGE: u64 = 1 << 6;
 
-    /// Asks for the pages that are in all of `categories`.
-    fn new(range: PageRange, runs: &mut [Run], categories: u64) -> Self {
+    fn new(query: Query, range: PageRange, max_pages: u64, runs: &mut [Run]) -> Self {
+        let held = Self::PRESENT | Self::SWAPPED;
+        let (category_inverted, category_mask, category_anyof_mask) = match query {
+            Query::Tables => (0, Self::WRITTEN, 0),
+            Query::Held => (0, 0, held),
+            Query::HeldNotZero => (Self::PFNZERO, Self::PFNZERO, held),
+            Query::Zero => (0, Self::PFNZERO, 0),
+            Query::Huge => (0, Self::HUGE, 0),
+        };
         Self {
             size: size_of::<Self>() as u64,
             flags: 0,
@@ -241,11 +315,12 @@ impl ScanRequest {
             walk_end: 0,
             vec: runs.as_mut_ptr().expose_provenance() as u64,
             vec_len: runs.len() as u64,
-            max_pages: SCAN_MAX_ENTRIES,
-            category_inverted: 0,
-            category_mask: categories,
-            category_anyof_mask: 0,
-            return_mask: categories,
+            max_pages,
+            category_inverted,
+            category_mask,
+            category_anyof_mask,
+            // Of `Tables` only its own: the kernel has a fast path for just that.
+            return_mask: category_mask | category_anyof_mask,
         }
     }
 }

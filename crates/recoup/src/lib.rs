@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`discard`] | gives parts of huge pages back so that the cgroup's charge falls, and empty page tables of owned ranges |
 //! | [`mod@headroom`] | how much more this process can take |
+//! | [`tables`] | frees page tables that map nothing, all over the process, and keeps limits |
 //! | [`teardown`] | frees large ranges by several threads, or in the background |
 //! | [`companion`] | lets the end of a large process be seen before its memory is freed |
 
@@ -16,6 +17,8 @@
 pub mod companion;
 pub mod discard;
 pub mod headroom;
+#[cfg(target_arch = "x86_64")]
+pub mod tables;
 pub mod teardown;
 
 pub use discard::{Discarder, SplitPolicy};

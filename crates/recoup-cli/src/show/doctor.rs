@@ -4,7 +4,7 @@ use recoup_sys::{Features, Support};
 use serde::Serialize;
 
 /// What recoup can do, and what of the kernel each thing needs.
-fn mechanisms(features: &Features) -> [(&'static str, Vec<&Support>); 6] {
+fn mechanisms(features: &Features) -> [(&'static str, Vec<&Support>); 7] {
     let look = [&features.base_pages, &features.frame_numbers, &features.frame_flags];
     let act = [&features.process_madvise, &features.advise_others];
     let with = |more: &[&'static str]| {
@@ -17,8 +17,15 @@ fn mechanisms(features: &Features) -> [(&'static str, Vec<&Support>); 6] {
         ("count empty and zero-page tables", vec![&features.base_pages, &features.frame_numbers]),
         ("find empty tables' places (--map)", vec![&features.pagemap_scan]),
         ("split huge pages, drop lazily freed memory", with(&[]).into_iter().chain(act).collect()),
+        ("free a program's own tables while it runs", with_fence(features)),
         ("look at other users' processes", vec![&features.other_processes]),
     ]
+}
+
+/// What the library's fence needs.
+fn with_fence(features: &Features) -> Vec<&Support> {
+    let Features { base_pages, pagemap_scan, table_reclaim, userfaultfd, .. } = features;
+    vec![base_pages, pagemap_scan, table_reclaim, userfaultfd]
 }
 
 /// Facts that make things faster or the account complete, without which all still works.

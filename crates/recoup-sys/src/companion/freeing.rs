@@ -73,7 +73,7 @@ impl<'b> Victims<'b> {
         if map.inode != 0 && map.writable {
             self.data_end = map.range.end;
         }
-        map.is_private_anonymous() && !map.executable && !is_data
+        map.is_private_anonymous() && map.writable && !map.executable && !is_data
     }
 }
 

@@ -1,0 +1,264 @@
+//! What keeping page tables within a hard limit costs those who keep adding some, and how long they wait.
+
+#![expect(unsafe_code, reason = "threads share one mapping, each its own pages of it")]
+
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use recoup::tables::{Keeper, Limits, Mode, Outcome, Settled, Sweeper};
+use recoup_sys::region::{OwnAdvice, Region};
+use recoup_sys::units::BLOCK;
+use recoup_sys::{Bytes, Features, Pages};
+use recoup_testkit::figure::note;
+use recoup_testkit::ratio::{cpu_time, median};
+use recoup_testkit::{Figure, Size, kernel};
+
+const THREADS: usize = 4;
+const HARD: u64 = 16 << 20;
+const PAGE: usize = 4096;
+
+fn main() {
+    let Some(size) = Size::asked_for() else {
+        return;
+    };
+    let features = Features::probe().expect("the features");
+    let region = sparse(Bytes(size.pick(64 << 30, 8 << 30)));
+    // SAFETY: the region outlives all sweeps, and nothing is mapped over it.
+    let settled = || unsafe { Settled::new(region.pages()) };
+    if let Err(refused) = Sweeper::new(settled(), Limits::DEFAULT_MAX_PAUSE, &features) {
+        println!("tables: not measured: {refused}");
+        return;
+    }
+    let time = size.pick(Duration::from_secs(3), Duration::from_millis(300));
+    for (what, pages) in [("1 page", 1), ("32 pages", 32), ("512 pages", 512)] {
+        let rounds = (0..size.pick(3, 1)).map(|_| {
+            let without = Load::run(&region, time, pages);
+            let keeper = Keeper::start(settled(), limits(), &features).expect("a keeper");
+            while own_tables() > HARD {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            let with = Load::run(&region, time, pages);
+            (without, with, keeper.outcome())
+        });
+        report(what, &rounds.collect::<Vec<_>>());
+    }
+    drop(region);
+    idle(&features, size);
+}
+
+fn limits() -> Limits {
+    let max_pause = Limits::DEFAULT_MAX_PAUSE;
+    Limits { soft: Bytes(HARD / 2), hard: Bytes(HARD), max_pause }
+}
+
+fn sparse(length: Bytes) -> Region {
+    let mut region = Region::new(length).expect("a mapping");
+    region.advise(Pages(0), length.whole_pages(), OwnAdvice::BasePages).ok();
+    region
+}
+
+fn own_tables() -> u64 {
+    kernel::status_bytes(i32::try_from(std::process::id()).unwrap_or(0), "VmPTE")
+}
+
+/// What the threads did, and how long each access took.
+#[derive(Default)]
+struct Load {
+    operations: u64,
+    lost: u64,
+    most_tables: u64,
+    /// Accesses by time: up to `2^i` us.
+    waits: [u64; 24],
+    longest: Duration,
+    over_budget: u64,
+}
+
+impl Load {
+    fn run(region: &Region, time: Duration, pages: usize) -> Self {
+        let (ended, start) = (AtomicBool::new(false), Barrier::new(THREADS + 1));
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..THREADS)
+                .map(|index| {
+                    let part = Part::of(region, index);
+                    let (ended, start) = (&ended, &start);
+                    scope.spawn(move || {
+                        start.wait();
+                        part.hammer(pages, ended)
+                    })
+                })
+                .collect();
+            start.wait();
+            let (began, mut most) = (Instant::now(), 0);
+            while began.elapsed() < time {
+                most = most.max(own_tables());
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            ended.store(true, Ordering::Relaxed);
+            let mut sum = Self { most_tables: most, ..Self::default() };
+            for thread in threads {
+                sum.add(&thread.join().expect("a hammering thread"));
+            }
+            sum
+        })
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.operations += other.operations;
+        self.lost += other.lost;
+        self.over_budget += other.over_budget;
+        self.longest = self.longest.max(other.longest);
+        self.waits.iter_mut().zip(other.waits).for_each(|(sum, count)| *sum += count);
+    }
+
+    fn took(&mut self, time: Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let place = (u64::BITS - micros.leading_zeros()) as usize;
+        self.waits[place.min(23)] += 1;
+        self.longest = self.longest.max(time);
+        self.over_budget += u64::from(time > Limits::DEFAULT_MAX_PAUSE);
+    }
+
+    /// Accesses that took longer than any does without a fence: 64 us.
+    fn waited(&self) -> u64 {
+        self.waits[7..].iter().sum()
+    }
+}
+
+/// One thread's own pages.
+#[derive(Clone, Copy)]
+struct Part {
+    start: usize,
+    blocks: usize,
+    index: u64,
+}
+
+impl Part {
+    fn of(region: &Region, index: usize) -> Self {
+        let address = usize::try_from(region.pages().start.address()).expect("an address");
+        let blocks = usize::try_from(region.pages().length().0).expect("a length") / 512 / THREADS;
+        Self { start: address + index * blocks * 512 * PAGE, blocks, index: index as u64 }
+    }
+
+    /// Over and over: writes some pages of a random block, looks whether they hold it, discards them.
+    fn hammer(self, pages: usize, ended: &AtomicBool) -> Load {
+        let (mut load, mut state) = (Load::default(), 0x9e37_79b9_7f4a_7c15 + self.index);
+        while !ended.load(Ordering::Relaxed) {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let random = usize::try_from(state >> 33).unwrap_or(0);
+            let first = random % self.blocks * 512 + (random >> 8) % (513 - pages);
+            for page in first..first + pages {
+                let began = Instant::now();
+                self.at(page, |place| {
+                    // SAFETY: `at` gives a place of this thread's own.
+                    unsafe { place.write_volatile(state) }
+                });
+                load.took(began.elapsed());
+            }
+            for page in first..first + pages {
+                self.at(page, |place| {
+                    // SAFETY: as above.
+                    let right = unsafe { place.read_volatile() } == state;
+                    load.lost += u64::from(!right);
+                });
+            }
+            self.at(first, |place| {
+                // SAFETY: these pages are this thread's own, and it has done with them.
+                let done =
+                    unsafe { libc::madvise(place.cast(), pages * PAGE, libc::MADV_DONTNEED) };
+                assert_eq!(done, 0, "madvise");
+            });
+            load.operations += pages as u64;
+        }
+        load
+    }
+
+    fn at(self, page: usize, with: impl FnOnce(*mut u64)) {
+        assert!(page < self.blocks * 512, "a page of this part");
+        with(std::ptr::with_exposed_provenance_mut(self.start + page * PAGE));
+    }
+}
+
+fn report(what: &str, rounds: &[(Load, Load, Outcome)]) {
+    let of = |number: &dyn Fn(&(Load, Load, Outcome)) -> f64| {
+        median(rounds.iter().map(number).collect())
+    };
+    let most = rounds.iter().map(|(_, with, _)| with.most_tables).max().unwrap_or(0);
+    let lost: u64 = rounds.iter().map(|(without, with, _)| with.lost + without.lost).sum();
+    let text = format!("touching and discarding {what} at a time, 4 threads");
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let free = rounds.iter().map(|(without, ..)| without.most_tables).max().unwrap_or(0);
+    figure(
+        &text,
+        "most page tables",
+        mib(most),
+        mib(HARD),
+        "MiB",
+        &format!("{:.1} without", mib(free)),
+    );
+    figure(&text, "writes lost", lost as f64, 0.0, "writes", "checked at each");
+    let speed = of(&|(without, with, _)| without.operations as f64 / with.operations.max(1) as f64);
+    let rate = of(&|(without, ..)| without.operations as f64);
+    figure(
+        &text,
+        "time by that without a limit",
+        speed,
+        1.25,
+        "x",
+        &format!("{rate} accesses without"),
+    );
+    let (mut with, mut without, mut outcome) =
+        (Load::default(), Load::default(), Outcome::default());
+    for (one, other, seen) in rounds {
+        without.add(one);
+        with.add(other);
+        outcome = *seen;
+    }
+    let share = |load: &Load| load.over_budget as f64 / load.waited().max(1) as f64 * 100.0;
+    let made = format!(
+        "{} of {} waits over 64 us, longest {:?}; without a limit {} of {}, longest {:?}",
+        with.over_budget,
+        with.waited(),
+        with.longest,
+        without.over_budget,
+        without.waited(),
+        without.longest
+    );
+    figure(&text, "waits over the budget of 10 ms", share(&with), 0.1, "%", &made);
+    let accesses = with.over_budget as f64 / with.operations.max(1) as f64 * 100.0;
+    note("accesses over the budget", &format!("{accesses:.5} %"));
+    note("the last round's fences", &format!("{:?}", outcome));
+}
+
+fn figure(text: &str, what: &str, value: f64, target: f64, unit: &str, made_from: &str) {
+    Figure { what: &format!("{text}: {what}"), value, target, unit }.print(made_from);
+}
+
+/// A program that does nothing: 512 empty tables a GiB.
+fn idle(features: &Features, size: Size) {
+    let gib = size.pick(16, 2);
+    let mut region = sparse(Bytes(gib << 30));
+    let mut times = Vec::new();
+    for _ in 0..size.pick(7, 1) {
+        for block in 0..gib << 9 {
+            region.touch(Pages(block << 9), Pages(1));
+            region.advise(Pages(block << 9), Pages(1), OwnAdvice::Discard).expect("a discard");
+        }
+        // SAFETY: the region outlives the sweep, and nothing is mapped over it.
+        let settled = unsafe { Settled::new(region.pages()) };
+        let mut sweeper =
+            Sweeper::new(settled, Limits::DEFAULT_MAX_PAUSE, features).expect("a sweeper");
+        let before = own_tables();
+        let time = cpu_time(|| _ = sweeper.sweep(Mode::Looking, Bytes::ZERO).expect("a sweep"));
+        let freed = before.saturating_sub(own_tables());
+        assert!(freed >= (gib << 9) * BLOCK.0 / 512 / 10 * 9, "{freed} bytes freed");
+        times.push(time.as_secs_f64() * 1e3 / gib as f64);
+    }
+    let figure = Figure {
+        what: "sweeping an idle program",
+        value: median(times),
+        target: 2.0,
+        unit: "ms a GiB",
+    };
+    figure.print("512 empty tables a GiB, processor time");
+}

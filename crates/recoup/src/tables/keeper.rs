@@ -1,0 +1,250 @@
+//! Limits on page tables, kept by looking often enough and sweeping in time.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use recoup_sys::pressure::MemoryPressure;
+use recoup_sys::userfault::Settled;
+use recoup_sys::{Bytes, Errno, Features, urgency};
+
+use super::{Mode, Outcome, Refused, Sweeper};
+
+/// Limits on the bytes of page tables (`VmPTE`) of this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Over this, tables are freed in the background.
+    pub soft: Bytes,
+    /// Before this is reached, those who add tables are held up while others are freed. What is
+    /// needed (tables that hold something, PMD tables) can still exceed it.
+    pub hard: Bytes,
+    /// How long a thread may wait at a fence, about.
+    pub max_pause: Duration,
+}
+
+impl Limits {
+    /// 10 ms.
+    pub const DEFAULT_MAX_PAUSE: Duration = Duration::from_millis(10);
+}
+
+/// What one step found, and when the next is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// What was done.
+    pub outcome: Outcome,
+    /// The next step is due after this.
+    pub wait: Duration,
+}
+
+/// Keeps [`Limits`], one [`Regulator::step`] at a time: for one who has a thread for it.
+///
+/// A step allocates nothing, takes no lock and doesn't panic.
+#[derive(Debug)]
+pub struct Regulator {
+    sweeper: Sweeper,
+    limits: Limits,
+    pressure: Option<MemoryPressure>,
+    growth: Growth,
+    /// A sweep that found nothing to free is not repeated at once.
+    futile_until: Option<Instant>,
+}
+
+/// How fast tables are added, at most, by what was seen of late.
+#[derive(Clone, Copy, Debug)]
+struct Growth {
+    since: Instant,
+    from: Bytes,
+    /// Bytes a second.
+    rate: f64,
+    /// How late steps come, of late.
+    lateness: Duration,
+    due: Instant,
+}
+
+/// What a few processors that do nothing else add in a second: assumed until it is known.
+const FASTEST: f64 = 3e9;
+/// This part of the hard limit is kept free for what is added while the fence is on its way.
+const HEADROOM: u64 = 4;
+const SHORTEST_WAIT: Duration = Duration::from_micros(100);
+const LONGEST_LATENESS: Duration = Duration::from_millis(50);
+const LONGEST_WAIT: Duration = Duration::from_millis(100);
+const FUTILE_REST: Duration = Duration::from_millis(20);
+
+impl Regulator {
+    /// For the settled addresses. Watches memory pressure where the kernel lets it.
+    ///
+    /// # Errors
+    /// As for [`Sweeper::new`].
+    pub fn new(settled: Settled, limits: Limits, features: &Features) -> Result<Self, Refused> {
+        let sweeper = Sweeper::new(settled, limits.max_pause, features)?;
+        let pressure = MemoryPressure::open(std::path::Path::new("/proc/pressure/memory")).ok();
+        let growth = Growth::new();
+        Ok(Self { sweeper, limits, pressure, growth, futile_until: None })
+    }
+
+    /// Opens what steps need, in the process that takes them ([`Sweeper::attach`]).
+    ///
+    /// # Errors
+    /// Those of open(2) and userfaultfd(2).
+    pub fn attach(&mut self) -> Result<(), Errno> {
+        self.sweeper.attach()
+    }
+
+    /// Sees how many tables there are, frees some if they are too many, and says when to come again.
+    ///
+    /// Costs some 10 us when there is nothing to do.
+    ///
+    /// # Errors
+    /// Those of reading `/proc/self`.
+    pub fn step(&mut self) -> Result<Step, Errno> {
+        let tables = self.sweeper.page_tables()?;
+        self.growth.see(tables, Instant::now());
+        let outcome = match self.needed(tables) {
+            Some((mode, goal)) => self.sweep(mode, goal)?,
+            None => Outcome { before: tables, after: tables, ..Outcome::default() },
+        };
+        let now = Instant::now();
+        self.growth.restart(outcome.after, now);
+        let wait = self.growth.wait(self.limits.hard.saturating_sub(outcome.after));
+        self.growth.due = now + wait;
+        Ok(Step { outcome, wait })
+    }
+
+    /// From here on, those who add tables are held up.
+    fn alarm(&self) -> Bytes {
+        let hard = self.limits.hard;
+        let early = hard.saturating_sub(Bytes(hard.0 / HEADROOM));
+        early.saturating_sub(self.growth.until_next()).max(Bytes(hard.0 / 2))
+    }
+
+    /// How to sweep now, if at all, and down to what.
+    fn needed(&self, tables: Bytes) -> Option<(Mode, Bytes)> {
+        let Limits { soft, hard, .. } = self.limits;
+        let low = Bytes((soft.0 - soft.0 / 4).min(hard.0 / 4));
+        if tables >= self.alarm() {
+            return Some((Mode::Fencing, low));
+        }
+        if self.futile_until.is_some_and(|until| Instant::now() < until) {
+            return None;
+        }
+        if self.pressure.as_ref().is_some_and(MemoryPressure::seen) {
+            return Some((Mode::Looking, Bytes::ZERO));
+        }
+        (tables > soft).then_some((Mode::Looking, low))
+    }
+
+    fn sweep(&mut self, mode: Mode, goal: Bytes) -> Result<Outcome, Errno> {
+        let mut outcome = self.sweeper.sweep_below(mode, goal, self.alarm())?;
+        let still_over = |outcome: &Outcome| outcome.after > goal;
+        // Fencing leaves tables of the zero page alone; looking does not.
+        if mode == Mode::Fencing && still_over(&outcome) && outcome.after >= outcome.before {
+            let zero = self.sweeper.sweep(Mode::Looking, goal)?;
+            outcome.merge(&zero);
+        }
+        self.futile_until = still_over(&outcome).then(|| Instant::now() + FUTILE_REST);
+        Ok(outcome)
+    }
+}
+
+impl Growth {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { since: now, from: Bytes::ZERO, rate: 0.0, lateness: Duration::ZERO, due: now }
+    }
+
+    fn see(&mut self, tables: Bytes, now: Instant) {
+        let seconds = now.duration_since(self.since).as_secs_f64().max(20e-6);
+        let grown = tables.saturating_sub(self.from).0 as f64;
+        self.rate = (grown / seconds).min(FASTEST).max(self.rate * 0.8);
+        let late = now.saturating_duration_since(self.due);
+        self.lateness = late.max(self.lateness.mul_f64(0.995)).min(LONGEST_LATENESS);
+    }
+
+    fn restart(&mut self, tables: Bytes, now: Instant) {
+        (self.since, self.from) = (now, tables);
+    }
+
+    /// What may be added before the next step can act.
+    fn until_next(&self) -> Bytes {
+        let seconds = (SHORTEST_WAIT * 2 + self.lateness).as_secs_f64();
+        bytes(self.rate * seconds)
+    }
+
+    /// How long `room` lasts: half of that at the present rate, all of it at the fastest.
+    fn wait(&self, room: Bytes) -> Duration {
+        let room = room.0 as f64;
+        let seconds = (room / FASTEST).min(room / 4.0 / self.rate.max(1.0));
+        Duration::from_secs_f64(seconds)
+            .saturating_sub(self.lateness)
+            .clamp(SHORTEST_WAIT, LONGEST_WAIT)
+    }
+}
+
+/// A whole number of bytes, at most 2^52.
+fn bytes(amount: f64) -> Bytes {
+    // In this range the cast only drops the fraction.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    Bytes(amount.clamp(0.0, 4.5e15) as u64)
+}
+
+/// A thread of this process that keeps [`Limits`], until it is dropped.
+#[derive(Debug)]
+pub struct Keeper {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    ended: AtomicBool,
+    outcome: Mutex<Outcome>,
+}
+
+impl Keeper {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// As for [`Sweeper::new`], or if no thread can be made.
+    pub fn start(settled: Settled, limits: Limits, features: &Features) -> Result<Self, Refused> {
+        let regulator = Regulator::new(settled, limits, features)?;
+        let shared = Arc::new(Shared::default());
+        let theirs = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("recoup-tables".to_owned())
+            .spawn(move || keep(regulator, &theirs))
+            .map_err(|e| Refused { why: e.to_string(), remedy: "allow one more thread" })?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// What was done so far, all steps together.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        *self.shared.outcome.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        // Pairs with the load in `keep`; the join orders everything else.
+        self.shared.ended.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            // A keeper has nothing to report that a panic could take along.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn keep(mut regulator: Regulator, shared: &Shared) {
+    urgency::short_bursts();
+    while !shared.ended.load(Ordering::Relaxed) {
+        let step = regulator.step();
+        let wait = step.as_ref().map_or(LONGEST_WAIT, |step| step.wait);
+        if let Ok(step) = step {
+            let mut outcome = shared.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+            outcome.merge(&step.outcome);
+        }
+        std::thread::park_timeout(wait);
+    }
+}

@@ -1,0 +1,137 @@
+//! Memory of the tests' own that many threads use at a time, each its own pages of it.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use recoup::tables::{Settled, Sweeper};
+use recoup_sys::region::{OwnAdvice, Region};
+use recoup_sys::units::BLOCK;
+use recoup_sys::{Bytes, Features, PageRange, Pages};
+
+pub(crate) const PAGE: usize = 4096;
+pub(crate) const BLOCK_BYTES: usize = 2 << 20;
+
+/// Page tables are counted for the whole process, so these tests go one at a time.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(crate) fn features() -> Features {
+    Features::probe().unwrap()
+}
+
+/// Whether the fence works here.
+pub(crate) fn fences(features: &Features) -> bool {
+    Sweeper::new(settled(PageRange::default()), Duration::ZERO, features).is_ok()
+}
+
+/// Bytes of page tables.
+pub(crate) fn tables() -> u64 {
+    recoup_testkit::kernel::status_bytes(i32::try_from(std::process::id()).unwrap(), "VmPTE")
+}
+
+/// The tables once the kernel is done with freeing, or what is left after a second.
+pub(crate) fn tables_below(limit: u64) -> u64 {
+    for _ in 0..100 {
+        if tables() <= limit {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    tables()
+}
+
+/// Base pages only, so that each block gets a table.
+pub(crate) fn region(blocks: u64) -> Region {
+    let length = Bytes(blocks * BLOCK.0);
+    let mut region = Region::new(length).unwrap();
+    region.advise(Pages(0), length.whole_pages(), OwnAdvice::BasePages).ok();
+    region
+}
+
+/// The tests never replace a mapping of these pages while they are swept.
+pub(crate) fn settled(pages: PageRange) -> Settled {
+    // SAFETY: the pages are those of a region that outlives its sweeps, and nothing is mapped
+    // over it.
+    unsafe { Settled::new(pages) }
+}
+
+/// A part of an arena: one thread's own.
+#[derive(Clone, Copy)]
+pub(crate) struct Part {
+    start: usize,
+    pub(crate) pages: usize,
+}
+
+impl Part {
+    /// The `index`th of `count` equal parts.
+    pub(crate) fn of(region: &Region, index: usize, count: usize) -> Self {
+        let pages = usize::try_from(region.pages().length().0).unwrap() / count;
+        let start = usize::try_from(region.pages().start.address()).unwrap();
+        Self { start: start + index * pages * PAGE, pages }
+    }
+
+    pub(crate) fn address(self, page: usize) -> *mut u64 {
+        assert!(page < self.pages);
+        std::ptr::with_exposed_provenance_mut(self.start + page * PAGE)
+    }
+
+    pub(crate) fn write(self, page: usize, value: u64) {
+        // SAFETY: the page is mapped as long as the region, and this thread's own.
+        unsafe { self.address(page).write_volatile(value) }
+    }
+
+    pub(crate) fn read(self, page: usize) -> u64 {
+        // SAFETY: as for `write`.
+        unsafe { self.address(page).read_volatile() }
+    }
+
+    pub(crate) fn discard(self, page: usize) {
+        // SAFETY: as for `write`; the caller has done with what is there.
+        let result = unsafe { libc::madvise(self.address(page).cast(), PAGE, libc::MADV_DONTNEED) };
+        assert_eq!(result, 0);
+    }
+
+    /// Reads from a file into the page: a system call that faults on the program's behalf.
+    pub(crate) fn fill_from(self, page: usize, file: &std::fs::File) -> std::io::Result<()> {
+        // SAFETY: as for `write`; the slice is gone after the call.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(self.address(page).cast::<u8>(), 8) };
+        std::os::unix::fs::FileExt::read_exact_at(file, bytes, 0)
+    }
+
+    pub(crate) fn protect(self, page: usize, protection: i32) {
+        let start = page / 512 * 512;
+        // SAFETY: the block is this thread's own, and it does not touch it meanwhile.
+        let result = unsafe { libc::mprotect(self.address(start).cast(), BLOCK_BYTES, protection) };
+        assert_eq!(result, 0);
+    }
+
+    /// Forks a child that looks at one page; whether it saw `value` there.
+    pub(crate) fn child_sees(self, page: usize, value: u64) -> bool {
+        // SAFETY: the child only reads memory and ends.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let status = i32::from(self.read(page) != value);
+            // SAFETY: ends the child without anything of the parent's.
+            unsafe { libc::_exit(status) }
+        }
+        let mut status = -1;
+        // SAFETY: the status is a place of this function's.
+        let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
+        waited == child && status == 0
+    }
+}
+
+/// xorshift64*: which page is next.
+pub(crate) struct Dice(pub(crate) u64);
+
+impl Dice {
+    pub(crate) fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let number = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
+        usize::try_from(number).unwrap() % sides
+    }
+}

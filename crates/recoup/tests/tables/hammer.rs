@@ -1,0 +1,160 @@
+//! Threads that write, discard, fork, change protections and read files into their memory while their
+//! tables are swept, and know what must be there.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use recoup::tables::{Mode, Sweeper};
+use recoup_sys::Bytes;
+use recoup_testkit::require;
+
+use crate::arena::{Dice, PAGE, Part, alone, features, fences, region, settled, tables};
+
+const THREADS: usize = 4;
+/// Pages that a thread keeps at most.
+const KEPT: usize = 64;
+
+struct Hammer<'a> {
+    part: Part,
+    dice: Dice,
+    held: HashMap<usize, u64>,
+    file: &'a std::fs::File,
+    lost: u64,
+    done: u64,
+}
+
+/// What the file holds.
+const IN_FILE: u64 = 0x7265_636f_7570_2121;
+
+impl Hammer<'_> {
+    fn check(&mut self, page: usize) {
+        let expected = self.held.get(&page).copied().unwrap_or(0);
+        let found = self.part.read(page);
+        if found != expected {
+            println!("{found:#x} instead of {expected:#x} at page {page}");
+        }
+        self.lost += u64::from(found != expected);
+    }
+
+    fn drop_one(&mut self) {
+        if let Some(&page) = self.held.keys().next() {
+            self.check(page);
+            self.held.remove(&page);
+            self.part.discard(page);
+            self.check(page);
+            self.part.discard(page);
+        }
+    }
+
+    fn step(&mut self) {
+        let page = self.dice.roll(self.part.pages);
+        self.done += 1;
+        match self.dice.roll(1000) {
+            0 => {
+                let (&page, &value) = self.held.iter().next().unwrap_or((&page, &0));
+                let seen = self.part.child_sees(page, value);
+                if !seen {
+                    println!("a child saw something else at {page}: {value}");
+                }
+                self.lost += u64::from(!seen);
+            }
+            1..=20 => {
+                self.part.protect(page, libc::PROT_READ);
+                self.check(page);
+                self.part.protect(page, libc::PROT_READ | libc::PROT_WRITE);
+            }
+            21..=300 => self.check(page),
+            301..=400 => {
+                let filled = self.part.fill_from(page, self.file);
+                if let Err(error) = &filled {
+                    println!("read: {error}");
+                }
+                self.lost += u64::from(filled.is_err());
+                self.held.insert(page, IN_FILE);
+            }
+            _ => {
+                self.part.write(page, self.done);
+                self.held.insert(page, self.done);
+                self.check(page);
+            }
+        }
+        if self.held.len() > KEPT {
+            self.drop_one();
+        }
+    }
+
+    /// Everything that it has written, looked at once more.
+    fn finish(mut self) -> (u64, u64) {
+        let pages: Vec<usize> = self.held.keys().copied().collect();
+        pages.into_iter().for_each(|page| self.check(page));
+        (self.lost, self.done)
+    }
+}
+
+fn file() -> std::fs::File {
+    let path = std::env::temp_dir().join(format!("recoup-tables-{}", std::process::id()));
+    let mut file = std::fs::File::create_new(&path).unwrap();
+    file.write_all(&IN_FILE.to_ne_bytes()).unwrap();
+    let file = std::fs::File::open(&path).unwrap();
+    std::fs::remove_file(path).unwrap();
+    file
+}
+
+/// Hammers for a time; `meanwhile` is called over and over. Returns lost writes and steps.
+fn hammer(
+    region: &recoup_sys::region::Region,
+    time: Duration,
+    mut meanwhile: impl FnMut(),
+) -> (u64, u64) {
+    let (ended, lost, done) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    let file = file();
+    std::thread::scope(|scope| {
+        for index in 0..THREADS {
+            let (file, ended, lost, done) = (&file, &ended, &lost, &done);
+            let part = Part::of(region, index, THREADS);
+            scope.spawn(move || {
+                let dice = Dice(0x9e37_79b9 + index as u64);
+                let mut hammer =
+                    Hammer { part, dice, held: HashMap::new(), file, lost: 0, done: 0 };
+                while !ended.load(Ordering::Relaxed) {
+                    hammer.step();
+                }
+                let (wrong, steps) = hammer.finish();
+                lost.fetch_add(wrong, Ordering::Relaxed);
+                done.fetch_add(steps, Ordering::Relaxed);
+            });
+        }
+        let began = Instant::now();
+        while began.elapsed() < time {
+            meanwhile();
+        }
+        ended.store(true, Ordering::Relaxed);
+    });
+    (lost.into_inner(), done.into_inner())
+}
+
+#[test]
+fn no_write_is_lost_while_tables_are_swept() {
+    let _turn = alone();
+    require!(
+        fences(&features()),
+        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
+    );
+    let region = region(8192);
+    assert_eq!(PAGE, 4096);
+    let mut sweeper =
+        Sweeper::new(settled(region.pages()), Duration::from_millis(10), &features()).unwrap();
+    let mut modes = [Mode::Looking, Mode::Fencing].into_iter().cycle();
+    let (mut longest, mut most, mut sweeps) = (Duration::ZERO, 0, 0_u64);
+    let (lost, steps) = hammer(&region, Duration::from_secs(4), || {
+        let outcome = sweeper.sweep(modes.next().unwrap(), Bytes::ZERO).unwrap();
+        longest = longest.max(outcome.pauses.longest);
+        most = most.max(tables());
+        sweeps += 1;
+    });
+    println!("{steps} steps, {sweeps} sweeps, longest pause {longest:?}, most tables {most}");
+    assert_eq!(lost, 0, "of {steps} steps");
+    assert!(steps > 1000 && sweeps > 1, "{steps} {sweeps}");
+}

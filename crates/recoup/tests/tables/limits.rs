@@ -1,0 +1,62 @@
+//! Limits that a keeper holds.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use recoup::tables::{Keeper, Limits};
+use recoup_sys::Bytes;
+use recoup_testkit::require;
+
+use crate::arena::{Part, alone, features, fences, region, settled, tables};
+
+const HARD: u64 = 32 << 20;
+
+/// Touches and discards a page in every 2 MiB, over and over.
+fn nothing_but_tables(part: Part, ended: &AtomicBool, lost: &AtomicU64) -> u64 {
+    let mut touched = 0;
+    while !ended.load(Ordering::Relaxed) {
+        let page = usize::try_from(touched).unwrap() * 512 % part.pages;
+        part.write(page, touched + 1);
+        if part.read(page) != touched + 1 {
+            lost.fetch_add(1, Ordering::Relaxed);
+        }
+        part.discard(page);
+        touched += 1;
+    }
+    touched
+}
+
+#[test]
+fn a_workload_that_is_nothing_but_tables_stays_within_its_hard_limit() {
+    let _turn = alone();
+    require!(
+        fences(&features()),
+        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
+    );
+    let region = region(512 << 10);
+    let limits =
+        Limits { soft: Bytes(HARD / 2), hard: Bytes(HARD), max_pause: Limits::DEFAULT_MAX_PAUSE };
+    let keeper = Keeper::start(settled(region.pages()), limits, &features()).unwrap();
+    let (ended, lost) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (most, samples, touched) = std::thread::scope(|scope| {
+        let threads = [0, 1].map(|index| {
+            let (part, ended, lost) = (Part::of(&region, index, 2), &ended, &lost);
+            scope.spawn(move || nothing_but_tables(part, ended, lost))
+        });
+        let (began, mut most, mut samples) = (Instant::now(), 0, 0_u64);
+        while began.elapsed() < Duration::from_secs(5) {
+            most = most.max(tables());
+            samples += 1;
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        ended.store(true, Ordering::Relaxed);
+        (most, samples, threads.map(|thread| thread.join().unwrap()).iter().sum::<u64>())
+    });
+    println!(
+        "most {most} of {HARD} in {samples} samples, {touched} touched: {:?}",
+        keeper.outcome()
+    );
+    assert_eq!(lost.into_inner(), 0);
+    assert!(touched * 4096 > 4 * HARD, "{touched} tables were touched");
+    assert!(most <= HARD, "{most} in {samples} samples: {:?}", keeper.outcome());
+}

@@ -1,0 +1,100 @@
+//! What a sweep frees.
+
+use std::time::Duration;
+
+use recoup::tables::{Mode, Sweeper};
+use recoup_sys::region::{OwnAdvice, Region};
+use recoup_sys::{Bytes, Pages};
+use recoup_testkit::require;
+
+use crate::arena::{alone, features, fences, region, settled, tables, tables_below};
+
+const BLOCKS: u64 = 2048;
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Touches a page of every block by `touch`; the tables it took.
+fn fill(region: &mut Region, mut touch: impl FnMut(&mut Region, u64)) -> (u64, u64) {
+    let before = tables();
+    (0..BLOCKS).for_each(|block| touch(region, block));
+    let full = tables();
+    assert!(full >= before + BLOCKS * 4096, "{before} {full}");
+    (before, full)
+}
+
+fn touch_and_discard(region: &mut Region, block: u64) {
+    region.touch(Pages(block * 512 + block % 512), Pages(1));
+    region.advise(Pages(block * 512 + block % 512), Pages(1), OwnAdvice::Discard).unwrap();
+}
+
+fn swept(region: &Region, mode: Mode) -> recoup::tables::Outcome {
+    let mut sweeper = Sweeper::new(settled(region.pages()), PAUSE, &features()).unwrap();
+    sweeper.sweep(mode, Bytes::ZERO).unwrap()
+}
+
+fn mappings(region: &Region) -> usize {
+    let own = recoup_sys::Process::open(i32::try_from(std::process::id()).unwrap()).unwrap();
+    let overlaps =
+        |m: &&recoup_sys::maps::Mapping| !m.range.intersection(region.pages()).is_empty();
+    own.mappings().unwrap().iter().filter(overlaps).count()
+}
+
+#[test]
+fn empty_tables_go_and_what_is_held_stays() {
+    let _turn = alone();
+    require!(
+        fences(&features()),
+        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
+    );
+    for mode in [Mode::Looking, Mode::Fencing] {
+        let mut region = region(BLOCKS);
+        let (before, full) = fill(&mut region, touch_and_discard);
+        for block in (0..BLOCKS).step_by(100) {
+            region.write(usize::try_from(block << 21).unwrap() + 12345, &[7]);
+        }
+        let (parts, seen) = (mappings(&region), swept(&region, mode));
+        let left = tables_below(before + BLOCKS / 8 * 4096);
+        assert!(left - before <= BLOCKS / 8 * 4096, "{before} {full} {left} {mode:?} {seen:?}");
+        assert_eq!(mappings(&region), parts, "{mode:?}");
+        for block in 0..BLOCKS {
+            let byte = region.peek(usize::try_from(block << 21).unwrap() + 12345);
+            assert_eq!(byte, if block % 100 == 0 { 7 } else { 0 }, "{block}");
+        }
+        assert_eq!(seen.left_alone, 0);
+    }
+}
+
+#[test]
+fn tables_of_the_zero_page_go_too() {
+    let _turn = alone();
+    require!(
+        fences(&features()),
+        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
+    );
+    let mut region = region(BLOCKS);
+    let (before, full) = fill(&mut region, |region, block| {
+        assert_eq!(region.peek(usize::try_from(block << 21).unwrap()), 0);
+    });
+    region.write(5 << 21, &[9]);
+    let seen = swept(&region, Mode::Looking);
+    let left = tables_below(before + BLOCKS / 8 * 4096);
+    assert!(left - before <= BLOCKS / 8 * 4096, "{before} {full} {left} {seen:?}");
+    assert_eq!((region.peek(5 << 21), region.peek(6 << 21)), (9, 0));
+    region.write(7 << 21, &[1]);
+    assert_eq!(region.peek(7 << 21), 1);
+}
+
+#[test]
+fn only_what_is_settled_is_swept() {
+    let _turn = alone();
+    require!(
+        fences(&features()),
+        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
+    );
+    let (mut ours, mut other) = (region(BLOCKS), region(BLOCKS));
+    fill(&mut ours, touch_and_discard);
+    let (_, full) = fill(&mut other, touch_and_discard);
+    swept(&ours, Mode::Fencing);
+    let left = tables_below(full - BLOCKS * 4000);
+    assert!(full - left < (BLOCKS + 64) * 4096, "{full} {left}");
+    assert!(full - left >= BLOCKS * 4000, "{full} {left}");
+}
