@@ -8,7 +8,7 @@ use recoup_core::superchunk::{BYTES_PER_SUPERCHUNK, Backing};
 use recoup_core::units::{CHUNKS_PER_SUPERCHUNK, SUPERCHUNK_BYTES};
 use recoup_core::{Account, Alignment, ChunkIdx, Chunks, OwnerId, PoolBook};
 use recoup_core::{Superchunk, SuperchunkIdx};
-use recoup_testkit::ratio::{median, timed};
+use recoup_testkit::ratio::{cpu_time, median};
 use recoup_testkit::{Figure, Size};
 
 /// What one chunk's allocation and freeing may cost together.
@@ -58,7 +58,7 @@ impl Bench {
                 black_box(map.hint(freed..freed + 1));
             }
         };
-        let mut time = || timed(|| (0..self.pairs).for_each(|_| pair()));
+        let mut time = || cpu_time(|| (0..self.pairs).for_each(|_| pair()));
         let times = (0..self.rounds).map(|_| time().as_secs_f64() * 1e9 / f64::from(self.pairs));
         let value = median(times.collect());
         let made_from = format!("median of {} times {} pairs", self.rounds, self.pairs);

@@ -7,7 +7,7 @@
 
 use core::iter;
 
-use crate::bits::Bits;
+use crate::bits::{Bits, WORD};
 use crate::superchunk::{Link, Place, Superchunk};
 use crate::units::CHUNKS_PER_SUPERCHUNK;
 
@@ -51,7 +51,7 @@ impl Shelf {
 #[derive(Clone, Debug)]
 struct Row {
     /// Does a superchunk stand on the shelf for so many takeable chunks?
-    occupied: Bits<{ CHUNKS_PER_SUPERCHUNK / 64 + 1 }>,
+    occupied: Bits<{ CHUNKS_PER_SUPERCHUNK / WORD + 1 }>,
     /// The first superchunk on each.
     first: [Option<Place>; CHUNKS_PER_SUPERCHUNK + 1],
 }

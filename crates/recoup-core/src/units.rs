@@ -265,6 +265,16 @@ mod tests {
     }
 
     #[test]
+    fn sizes_are_those_of_the_kernel_s_side() {
+        use recoup_sys::units::{BLOCK, PAGES_PER_BLOCK, PMD_TABLE_SPAN};
+        assert_eq!((CHUNK_BYTES, PAGES_PER_CHUNK), (BLOCK.0, PAGES_PER_BLOCK));
+        assert_eq!(
+            (SUPERCHUNK_BYTES, PAGE_SHIFT),
+            (PMD_TABLE_SPAN.0, recoup_sys::units::PAGE_SHIFT)
+        );
+    }
+
+    #[test]
     fn a_page_is_below_512() {
         assert_eq!(PageInChunk::new(PAGES_PER_CHUNK - 1).map(PageInChunk::get), Some(511));
         assert_eq!(PageInChunk::new(PAGES_PER_CHUNK), None);

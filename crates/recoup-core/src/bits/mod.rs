@@ -8,7 +8,7 @@ use core::iter;
 use core::ops::{BitAnd, BitOr, Not, Range};
 
 /// Bits in a word.
-const WORD: usize = u64::BITS as usize;
+pub(crate) const WORD: usize = u64::BITS as usize;
 
 /// A bitmap of `WORDS` times 64 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

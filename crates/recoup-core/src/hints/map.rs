@@ -7,10 +7,10 @@ use loom::sync::atomic::{AtomicIsize, AtomicU64, Ordering};
 
 use core::ops::Range;
 
+use crate::bits::WORD;
+
 /// 64 hints.
 pub type Word = AtomicU64;
-
-const WORD: usize = u64::BITS as usize;
 
 /// One bit for each extent: was it freed since a worker last looked?
 ///
@@ -26,10 +26,14 @@ pub struct HintMap<S> {
 }
 
 impl<S: AsRef<[Word]>> HintMap<S> {
-    /// A map of 64 extents for each word of this storage, all of them zero.
+    /// A map of 64 extents for each word of this storage, with the hints that it has.
     #[must_use]
     pub fn new(words: S) -> Self {
-        Self { words, pending: AtomicIsize::new(0) }
+        let map = Self { words, pending: AtomicIsize::new(0) };
+        for word in map.words.as_ref() {
+            map.count(isize::try_from(word.load(Ordering::Relaxed).count_ones()).unwrap_or(0));
+        }
+        map
     }
 
     /// How many hints wait, give or take those that are being set or taken at this moment.

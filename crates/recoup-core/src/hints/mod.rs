@@ -65,7 +65,8 @@ pub enum Fate {
 
 /// The book that knows what is free. Who shares one takes its lock for each call, and only so long.
 ///
-/// What is isolated is either restored, or sent and settled.
+/// What is isolated is either restored, or sent and settled. Several workers may share a book: what one
+/// has sent, another can neither send nor restore.
 pub trait FreeMemory {
     /// Takes an extent out to be given back, if all of it is free and it is worth it. Allocations
     /// may still take it, or part of it.

@@ -25,7 +25,7 @@ use core::num::NonZeroU32;
 use core::ops::Range;
 
 use crate::account::OwnerId;
-use crate::bits::{Bits512, spans};
+use crate::bits::{Bits512, WORD, spans};
 use crate::hints::Fate;
 use crate::units::CHUNKS_PER_SUPERCHUNK;
 
@@ -102,7 +102,7 @@ impl Place {
     }
 }
 
-/// What is known of 64 chunks, a bit each. Together, so that an allocation touches one cache line.
+/// What is known of 64 chunks, a bit each: together, so that a change touches few cache lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Answers {
     /// Does an owner have the chunk?
@@ -163,7 +163,7 @@ pub struct Superchunk {
 }
 
 /// Words of 64 chunks.
-const WORDS: usize = CHUNKS_PER_SUPERCHUNK / 64;
+const WORDS: usize = CHUNKS_PER_SUPERCHUNK / WORD;
 
 /// Bytes of bookkeeping for each GiB of a pool, apart from hints (a bit a chunk).
 pub const BYTES_PER_SUPERCHUNK: usize = size_of::<Superchunk>();
@@ -184,7 +184,8 @@ impl Default for Superchunk {
     }
 }
 
-// What can be asked.
+// What can be asked. Inlined is what the book needs for each allocation: it is generic, and so compiled
+// in other crates.
 impl Superchunk {
     /// Whether the superchunk is part of the pool.
     #[must_use]
@@ -218,9 +219,10 @@ impl Superchunk {
 
     /// The state of the chunk at a place below 512.
     #[must_use]
+    #[inline]
     pub fn state(&self, slot: usize) -> ChunkState {
-        let answers = self.answers.get(slot / 64).copied().unwrap_or_default();
-        let is = |answers: u64| answers >> (slot % 64) & 1 == 1;
+        let answers = self.answers.get(slot / WORD).copied().unwrap_or_default();
+        let is = |answers: u64| answers >> (slot % WORD) & 1 == 1;
         if is(answers.pinned) {
             ChunkState::Pinned
         } else if is(answers.allocated) {
@@ -238,6 +240,7 @@ impl Superchunk {
 
     /// Whose the chunk at a place below 512 is.
     #[must_use]
+    #[inline]
     pub fn owner(&self, slot: usize) -> Option<OwnerId> {
         matches!(self.state(slot), ChunkState::Held | ChunkState::Pinned)
             .then(|| self.bytes_of(slot))
@@ -246,6 +249,7 @@ impl Superchunk {
 
     /// Whose bytes may be in the chunk at a place below 512: its owner's, or its last owner's.
     #[must_use]
+    #[inline]
     pub fn bytes_of(&self, slot: usize) -> Option<OwnerId> {
         self.bytes_of.get(slot).copied().flatten()
     }
@@ -260,6 +264,7 @@ impl Superchunk {
     }
 
     /// Whether exactly these places are one extent.
+    #[inline]
     pub(crate) fn is_extent(&self, slots: &Range<usize>) -> bool {
         let goes_on = |it: &Answers| it.allocated & !it.starts;
         let inner = slots.start + 1..slots.end;
@@ -269,6 +274,7 @@ impl Superchunk {
     }
 
     /// Whether some chunk here must stay where it is.
+    #[inline]
     pub(crate) fn is_pinned(&self, slots: Range<usize>) -> bool {
         self.any(slots, |answers| answers.pinned)
     }
@@ -292,6 +298,7 @@ impl Superchunk {
     }
 
     /// The lowest place where an extent fits.
+    #[inline]
     pub(crate) fn find(&self, from: Preference, length: usize, alignment: usize) -> Option<usize> {
         let candidates = match from {
             Preference::Warm => self.warm(),
@@ -337,7 +344,7 @@ impl Superchunk {
             }
         }
         // No tally asks where an extent starts.
-        self.answers[slots.start / 64].starts |= 1 << (slots.start % 64);
+        self.answers[slots.start / WORD].starts |= 1 << (slots.start % WORD);
         self.change(slots, |answers, mask| {
             answers.allocated |= mask;
             answers.backed |= mask;
