@@ -28,7 +28,8 @@
 //!   after privileges were dropped, or whoever takes over the program gets them back.
 //! - After the end it shows for a moment as a process named `recoup/PID`. Supervisors that wait for
 //!   an empty cgroup wait for it too. It keeps what the program had mapped: files, shared memory.
-//! - Its new parent (init or a subreaper) has to reap it, as any orphan.
+//! - Its new parent (init or a subreaper) has to reap it, as any orphan. After an execve it ends as a
+//!   child of the new program, and its entry in the process table stays until that program ends.
 //!
 //! It needs Linux 5.9, x86-64, `/proc`, and `unshare(CLONE_VM)`, which some containers' filters of
 //! system calls forbid.
