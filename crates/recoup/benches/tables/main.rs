@@ -207,27 +207,32 @@ fn report(what: &str, rounds: &[(Load, Load, Outcome)]) {
         "x",
         &format!("{rate} accesses without"),
     );
-    let (mut with, mut without, mut outcome) =
-        (Load::default(), Load::default(), Outcome::default());
-    for (one, other, seen) in rounds {
+    report_waits(&text, rounds);
+}
+
+/// How long the fences were up, which bounds what a thread waits at one; and how long accesses took,
+/// which also waited for a processor, at times behind a thread that a fence had just let go.
+fn report_waits(text: &str, rounds: &[(Load, Load, Outcome)]) {
+    let (mut with, mut without) = (Load::default(), Load::default());
+    for (one, other, _) in rounds {
         without.add(one);
         with.add(other);
-        outcome = *seen;
     }
+    let fences: u64 = rounds.iter().map(|(.., outcome)| outcome.pauses.count()).sum();
+    let over: u64 = rounds.iter().map(|(.., outcome)| outcome.pauses.over_budget).sum();
+    let longest = rounds.iter().map(|(.., outcome)| outcome.pauses.longest).max();
+    let made = format!("{over} of {fences} fences, longest {:?}", longest.unwrap_or_default());
+    let share = over as f64 / fences.max(1) as f64 * 100.0;
+    figure(text, "fences up for over 10 ms", share, 0.1, "%", &made);
     let share = |load: &Load| load.over_budget as f64 / load.waited().max(1) as f64 * 100.0;
-    let made = format!(
-        "{} of {} waits over 64 us, longest {:?}; without a limit {} of {}, longest {:?}",
-        with.over_budget,
-        with.waited(),
-        with.longest,
-        without.over_budget,
-        without.waited(),
-        without.longest
-    );
-    figure(&text, "waits over the budget of 10 ms", share(&with), 0.1, "%", &made);
+    let shown = |load: &Load| {
+        let (over, waited) = (load.over_budget, load.waited());
+        format!("{over} of {waited} waits over 64 us, longest {:?}", load.longest)
+    };
+    let made = format!("{}; without a limit {}", shown(&with), shown(&without));
+    figure(text, "accesses that waited for over 10 ms", share(&with), 0.1, "%", &made);
     let accesses = with.over_budget as f64 / with.operations.max(1) as f64 * 100.0;
-    note("accesses over the budget", &format!("{accesses:.5} %"));
-    note("the last round's fences", &format!("{:?}", outcome));
+    note("of all accesses", &format!("{accesses:.5} %"));
 }
 
 fn figure(text: &str, what: &str, value: f64, target: f64, unit: &str, made_from: &str) {

@@ -65,7 +65,7 @@ struct Growth {
 /// What a few processors that do nothing else add in a second: assumed until it is known.
 const FASTEST: f64 = 3e9;
 /// This part of the hard limit is kept free for what is added while the fence is on its way.
-const HEADROOM: u64 = 4;
+const HEADROOM: u64 = 2;
 const SHORTEST_WAIT: Duration = Duration::from_micros(100);
 const LONGEST_LATENESS: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
@@ -115,13 +115,13 @@ impl Regulator {
     fn alarm(&self) -> Bytes {
         let hard = self.limits.hard;
         let early = hard.saturating_sub(Bytes(hard.0 / HEADROOM));
-        early.saturating_sub(self.growth.until_next()).max(Bytes(hard.0 / 2))
+        early.saturating_sub(self.growth.until_next()).max(Bytes(hard.0 / 4))
     }
 
     /// How to sweep now, if at all, and down to what.
     fn needed(&self, tables: Bytes) -> Option<(Mode, Bytes)> {
         let Limits { soft, hard, .. } = self.limits;
-        let low = Bytes((soft.0 - soft.0 / 4).min(hard.0 / 4));
+        let low = Bytes((soft.0 - soft.0 / 4).min(hard.0 / 16));
         if tables >= self.alarm() {
             return Some((Mode::Fencing, low));
         }

@@ -10,6 +10,8 @@ pub struct Pauses {
     /// How many fences were up for less than `2^i` us, but not for less than half of that; the last
     /// place has all longer ones.
     pub histogram: [u64; Self::PLACES],
+    /// How many of them were longer than allowed.
+    pub over_budget: u64,
     /// The longest.
     pub longest: Duration,
     /// All together.
@@ -20,12 +22,13 @@ impl Pauses {
     /// Places of the histogram: up to half a second.
     pub const PLACES: usize = 20;
 
-    pub(super) fn add(&mut self, pause: Duration) {
+    pub(super) fn add(&mut self, pause: Duration, allowed: Duration) {
         let micros = pause.as_micros().try_into().unwrap_or(u64::MAX);
         let place = (u64::BITS - micros.leading_zeros()) as usize;
         if let Some(count) = self.histogram.get_mut(place.min(Self::PLACES - 1)) {
             *count += 1;
         }
+        self.over_budget += u64::from(pause > allowed);
         self.longest = self.longest.max(pause);
         self.total += pause;
     }
@@ -38,6 +41,7 @@ impl Pauses {
 
     fn merge(&mut self, other: &Self) {
         self.histogram.iter_mut().zip(other.histogram).for_each(|(sum, count)| *sum += count);
+        self.over_budget += other.over_budget;
         self.longest = self.longest.max(other.longest);
         self.total += other.total;
     }
@@ -79,10 +83,11 @@ mod tests {
     fn each_pause_has_its_place() {
         let mut pauses = Pauses::default();
         for micros in [0, 1, 2, 3, 4, 1_000_000_000] {
-            pauses.add(Duration::from_micros(micros));
+            pauses.add(Duration::from_micros(micros), Duration::from_micros(2));
         }
         assert_eq!(pauses.histogram[..4], [1, 1, 2, 1]);
         assert_eq!(pauses.histogram[Pauses::PLACES - 1], 1);
-        assert_eq!((pauses.count(), pauses.longest), (6, Duration::from_secs(1000)));
+        assert_eq!((pauses.count(), pauses.over_budget), (6, 3));
+        assert_eq!(pauses.longest, Duration::from_secs(1000));
     }
 }

@@ -23,6 +23,11 @@ impl Pace {
         Self { max_pause, blocks: 256 }
     }
 
+    /// The longest pause allowed.
+    pub(super) fn max_pause(&self) -> Duration {
+        self.max_pause
+    }
+
     /// When a fence should come down.
     pub(super) fn budget(&self) -> Duration {
         self.max_pause / SHARE

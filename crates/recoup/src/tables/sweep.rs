@@ -272,7 +272,7 @@ impl Work<'_> {
                     return ControlFlow::Continue(());
                 }
             }
-            self.outcome.pauses.add(began.elapsed());
+            self.outcome.pauses.add(began.elapsed(), self.crew.pace.max_pause());
             self.crew.resume = left.start;
             if self.status.page_tables().is_ok_and(|tables| tables <= self.goal) {
                 return ControlFlow::Break(());
@@ -303,5 +303,5 @@ impl Work<'_> {
 }
 
 /// Between two fences those who waited at the first get on, so that no wait lasts for several.
-const REST: Duration = Duration::from_micros(50);
+const REST: Duration = Duration::from_micros(500);
 const BLOCK_PAGES: Pages = Pages(recoup_sys::units::PAGES_PER_BLOCK as u64);
