@@ -1,7 +1,8 @@
 //! Memory that returns by itself: what a program does about its own memory, without privileges.
 //!
 //! `unsafe` stays in `recoup-sys`: a promise that only the caller can make (nobody needs these bytes
-//! any more) is made where a [`Released`](recoup_sys::own::Released) is made.
+//! any more) is made where a [`Released`](recoup_sys::own::Released) is made. The one exception is
+//! `companion::chores`, which promises for this crate's own code that the companion may run it.
 //!
 //! | module | what it does |
 //! |---|---|
@@ -10,8 +11,6 @@
 //! | [`tables`] | frees page tables that map nothing, all over the process, and keeps limits |
 //! | [`teardown`] | frees large ranges by several threads, or in the background |
 //! | [`companion`] | lets the end of a large process be seen before its memory is freed |
-
-#![forbid(unsafe_code)]
 
 #[cfg(target_arch = "x86_64")]
 pub mod companion;

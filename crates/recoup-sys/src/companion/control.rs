@@ -64,12 +64,11 @@ pub(super) struct Portion {
     pub(super) workers: [AtomicU32; MOST_WORKERS],
 }
 
-/// Work that the companion does at intervals as long as the program lives.
+/// Work that the companion does now and then as long as the program lives.
 #[derive(Clone, Copy, Debug)]
 pub struct Task {
-    pub(super) run: unsafe extern "C" fn(*mut c_void),
+    pub(super) run: unsafe extern "C" fn(*mut c_void) -> u64,
     pub(super) state: *mut c_void,
-    pub(super) every: Duration,
 }
 
 // SAFETY: whoever made the task promised that it may run in another task than the one that made it.
@@ -77,8 +76,8 @@ pub struct Task {
 unsafe impl Send for Task {}
 
 impl Task {
-    /// Calls `run(state)` in the companion every so often. While it runs, the program's end goes
-    /// unnoticed: it should take less than 100 ms.
+    /// Calls `run(state)` in the companion, at once and again as many nanoseconds later as it returned.
+    /// While it runs, the program's end goes unnoticed: it should take less than 100 ms.
     ///
     /// # Safety
     /// Until the companion has ended, `state` points to what `run` expects, and the code of `run`
@@ -91,11 +90,7 @@ impl Task {
     /// right if it, or the program, is killed at any instruction.
     #[must_use]
     #[expect(unsafe_code, reason = "the maker of a task promises what no check can")]
-    pub unsafe fn new(
-        run: unsafe extern "C" fn(*mut c_void),
-        state: *mut c_void,
-        every: Duration,
-    ) -> Self {
-        Self { run, state, every }
+    pub unsafe fn new(run: unsafe extern "C" fn(*mut c_void) -> u64, state: *mut c_void) -> Self {
+        Self { run, state }
     }
 }

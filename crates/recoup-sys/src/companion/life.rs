@@ -42,6 +42,8 @@ pub(super) unsafe extern "C" fn live(argument: *const c_void) -> ! {
             control.state.store(READY, Release);
             bare::wake_all(&control.state);
             watch(&control.orders, watches);
+            // A task may have asked for more.
+            let _ = bare::schedule_as_ordinary();
             // SAFETY: `watch` returns when nobody else uses this address space.
             unsafe { freeing::free_all(control) };
         }
@@ -96,7 +98,7 @@ fn text(buffer: &[u8]) -> &CStr {
 /// execve. Both are only hints to look at once; the look itself decides. Programs that close all
 /// their descriptors, or whose children inherited the pipe, are looked at regularly.
 fn watch(orders: &Orders, mut watches: [Watch; 2]) {
-    let mut task_at = orders.task.map(|task| bare::now().saturating_add(task.every));
+    let mut task_at = orders.task.map(|_| bare::now());
     let mut look_every = orders.check_every;
     let mut look_at = bare::now().saturating_add(look_every);
     loop {
@@ -132,8 +134,8 @@ fn watch(orders: &Orders, mut watches: [Watch; 2]) {
         {
             // SAFETY: whoever made the task promised that it may be called here; the program lives,
             // or has died so recently that its memory is untouched.
-            unsafe { (task.run)(task.state) };
-            task_at = Some(bare::now().saturating_add(task.every));
+            let nanoseconds = unsafe { (task.run)(task.state) };
+            task_at = Some(bare::now().saturating_add(Duration::from_nanos(nanoseconds)));
         }
     }
 }

@@ -277,7 +277,8 @@ impl Work<'_> {
             if self.status.page_tables().is_ok_and(|tables| tables <= self.goal) {
                 return ControlFlow::Break(());
             }
-            std::thread::sleep(REST);
+            // Without libc, which a helper in a dead program's memory has none of.
+            recoup_sys::urgency::rest(REST);
         }
         ControlFlow::Continue(())
     }

@@ -3,6 +3,7 @@
 
 #![cfg(target_arch = "x86_64")]
 
+mod chores;
 mod common;
 mod ends;
 mod killed;

@@ -9,6 +9,7 @@
 //! | `check` | counts its pages with a wrong value |
 //! | `arm` | arms a companion; answers its number |
 //! | `arm-task` | the same, with a task that counts its calls; `task` answers how many |
+//! | `sparse BLOCKS`, `arm-tables`, `check-sparse` | see [`sparse`] |
 //! | `arm-again` | tries to arm a second one; answers the refusal |
 //! | `alive`, `disarm` | whether the companion lives; ends it |
 //! | `wait` | calls waitpid(-1) and answers its error |
@@ -21,17 +22,19 @@
 
 mod death;
 mod hammer;
+mod sparse;
 
 use std::ffi::c_void;
 use std::io::{BufRead, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use recoup::companion::{self, Companion, Options, Task};
 use recoup_sys::region::{OwnAdvice, Region};
 use recoup_sys::units::PAGE_BYTES;
 use recoup_sys::{Bytes, Pages};
+
+use sparse::Sparse;
 
 type Answer = Result<String, String>;
 
@@ -63,16 +66,18 @@ struct State {
     regions: Vec<Region>,
     companions: Vec<Companion>,
     hammer: Option<hammer::Hammer>,
+    sparse: Option<Sparse>,
 }
 
 /// How often the task was called.
 static CALLS: AtomicU64 = AtomicU64::new(0);
 
 /// A task: counts.
-unsafe extern "C" fn count(calls: *mut c_void) {
+unsafe extern "C" fn count(calls: *mut c_void) -> u64 {
     // SAFETY: `follow` hands over the static counter.
     let calls = unsafe { &*calls.cast::<AtomicU64>() };
     calls.fetch_add(1, Ordering::Relaxed);
+    5_000_000
 }
 
 impl State {
@@ -86,8 +91,15 @@ impl State {
             ["arm-task"] => {
                 let calls = (&raw const CALLS).cast_mut().cast();
                 // SAFETY: `count` is written for this, and the counter is static.
-                let task = unsafe { Task::new(count, calls, Duration::from_millis(5)) };
+                let task = unsafe { Task::new(count, calls) };
                 self.arm(&Options { task: Some(task), ..Options::default() })
+            }
+            ["sparse", blocks] => self.sparse(blocks),
+            ["check-sparse"] => Ok(self.sparse.as_ref().map_or(0, Sparse::wrong).to_string()),
+            ["arm-tables"] => {
+                let sparse = self.sparse.as_ref().ok_or("nothing sparse")?;
+                let task = Some(companion::keep_tables(sparse.regulator()?));
+                self.arm(&Options { task, ..Options::default() })
             }
             ["arm-again"] => match companion::arm(&Options::default()) {
                 Ok(_) => Err("two companions".to_owned()),
@@ -122,6 +134,12 @@ impl State {
         let pid = companion.pid();
         self.companions.push(companion);
         Ok(pid.to_string())
+    }
+
+    fn sparse(&mut self, blocks: &str) -> Answer {
+        let blocks = blocks.parse().map_err(|e| format!("{blocks}: {e}"))?;
+        self.sparse = Some(Sparse::new(blocks)?);
+        Ok(String::new())
     }
 
     fn map(&mut self, mib: &str, pages: &str) -> Answer {

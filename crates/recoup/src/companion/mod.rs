@@ -34,9 +34,12 @@
 //! It needs Linux 5.9, x86-64, `/proc`, and `unshare(CLONE_VM)`, which some containers' filters of
 //! system calls forbid.
 
+mod chores;
+
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+pub use chores::keep_tables;
 pub use recoup_sys::companion::{Companion, Refusal as NoCompanion, Task};
 use recoup_sys::companion::{MOST_WORKERS, Settings};
 
@@ -51,7 +54,7 @@ pub struct Options {
     /// is not told: when the program's children inherited the descriptor that tells it, or the
     /// program closed it. Each look costs some microseconds.
     pub check_every: Duration,
-    /// Work that it does as long as the program lives.
+    /// Work that it does as long as the program lives, such as [`keep_tables`].
     pub task: Option<Task>,
 }
 
