@@ -3,7 +3,11 @@
 //!
 //! # What is guaranteed
 //! A page table is only freed while none of its pages is in use, and [`Reserved::reuse`] waits
-//! until that is over: a page that its owner took never changes behind its back.
+//! until that is over: a page that its owner took never changes behind its back, as long as it takes
+//! none whose giving back has not returned.
+//!
+//! Its book asks the program's allocator for memory under a lock: it is not for the memory of that
+//! allocator itself.
 
 #![expect(unsafe_code, reason = "memory is mapped anew where its owner doesn't use it")]
 
@@ -50,13 +54,45 @@ pub struct Reserved {
     region: Option<Region>,
 }
 
-/// What of its page tables a discard made superfluous.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// The page tables that went with what was given back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TablesFreed {
-    /// Tables of 2 MiB blocks that were emptied and asked to go.
+    /// What they mapped, by address: 2 MiB blocks and gigabytes. Nothing of it is mapped any more.
+    pub ranges: Vec<PageRange>,
+    /// How many of them are 2 MiB blocks.
     pub blocks: u64,
-    /// Tables of whole gigabytes.
+    /// How many of them are gigabytes.
     pub gigabytes: u64,
+}
+
+impl TablesFreed {
+    fn add(&mut self, range: PageRange) {
+        let is_block = range.length().bytes() == BLOCK;
+        *(if is_block { &mut self.blocks } else { &mut self.gigabytes }) += 1;
+        self.ranges.push(range);
+    }
+}
+
+/// Memory of a [`Reserved`], to read and write. What is written to pages that are not in use may be
+/// lost at any time.
+#[derive(Debug)]
+pub struct Contents<'a>(&'a mut Region);
+
+impl Contents<'_> {
+    /// As [`Region::read`].
+    pub fn read(&self, offset: usize, buffer: &mut [u8]) {
+        self.0.read(offset, buffer);
+    }
+
+    /// As [`Region::write`].
+    pub fn write(&mut self, offset: usize, bytes: &[u8]) {
+        self.0.write(offset, bytes);
+    }
+
+    /// As [`Region::touch`].
+    pub fn touch(&mut self, first: Pages, count: Pages) {
+        self.0.touch(first, count);
+    }
 }
 
 impl Reserved {
@@ -78,9 +114,10 @@ impl Reserved {
     ///
     /// # Safety
     /// As long as the result lives, these bytes are private anonymous memory, readable and writable,
-    /// mapped by the caller with no other attributes than `huge_pages`; and from a call of
-    /// [`Reserved::release`] on, until one of [`Reserved::reuse`] that covers them returned, nobody
-    /// touches these pages.
+    /// mapped by the caller (`MAP_NORESERVE`, or the mapping falls to pieces) with no other
+    /// attributes than `huge_pages`, no memory policy either. From the start of a call of
+    /// [`Reserved::give_back`] until one of [`Reserved::reuse`] that began after it returned has
+    /// returned as well, nobody touches the pages that were given back.
     #[must_use]
     pub unsafe fn from_raw(
         start: NonNull<u8>,
@@ -108,17 +145,8 @@ impl Reserved {
     }
 
     /// The memory, where it was mapped here: a way to use it without `unsafe`.
-    pub fn region(&mut self) -> Option<&mut Region> {
-        self.region.as_mut()
-    }
-
-    /// The owner gives these pages back: those of them that lie in the range.
-    #[must_use]
-    pub fn release(&self, pages: PageRange) -> Released<'_> {
-        let pages = pages.intersection(self.pages);
-        // SAFETY: mapped as long as `self`; that nobody uses them from now on is what the owner
-        // promised when this was made.
-        unsafe { Released::new(address(pages.start).cast(), length(pages), Backing::Private) }
+    pub fn contents(&mut self) -> Option<Contents<'_>> {
+        self.region.as_mut().map(Contents)
     }
 
     /// The owner is about to use these pages. Must return before any of them is touched. Costs 20 ns
@@ -127,30 +155,62 @@ impl Reserved {
         self.usage().reuse(pages.intersection(self.pages));
     }
 
-    /// These pages were released, and are discarded by now. Frees the tables of 2 MiB blocks, and of gigabytes, that have none in use any more.
+    /// The owner gives these pages back, those of them that lie in the range: it doesn't use them any
+    /// more, and will not before it called [`Reserved::reuse`] after this returned.
+    ///
+    /// Blocks of 2 MiB, and gigabytes, of which no page is in use any more go with their page tables.
+    /// The other pages are handed to `discard`, which gives them back to the kernel.
     ///
     /// # Errors
-    /// Those of madvise(2) or mmap(2): the tables stay.
-    pub fn gave_back(&self, pages: PageRange) -> Result<TablesFreed> {
-        let mut usage = self.usage();
-        let idle = usage.give_back(pages.intersection(self.pages));
+    /// That of `discard`; else those of madvise(2) or mmap(2), where tables stay. Either way
+    /// everything else was done.
+    pub fn give_back(
+        &self,
+        pages: PageRange,
+        mut discard: impl FnMut(Released<'_>) -> Result<()>,
+    ) -> Result<TablesFreed> {
+        let pages = pages.intersection(self.pages);
         let mut freed = TablesFreed::default();
-        for gigabyte in idle.gigabytes {
-            let span = PageRange::starting_at(gigabyte, PMD_TABLE_SPAN.whole_pages());
-            if span.intersection(self.pages) == span {
-                // A discard leaves the gigabyte's own table, whatever the kernel.
-                self.map_anew(span)?;
-                freed.gigabytes += 1;
+        let tables = self.free_idle(pages, &mut freed);
+        let mut result = Ok(());
+        let mut rest = pages.start;
+        let end = PageRange { start: pages.end, end: pages.end };
+        let gone: Vec<PageRange> = freed.ranges.iter().copied().chain([end]).collect();
+        for next in gone {
+            let part = PageRange { start: rest, end: next.start.min(pages.end) };
+            rest = rest.max(next.end);
+            if !part.is_empty() {
+                // SAFETY: mapped as long as `self`; that nobody uses these pages is what the owner
+                // promised when this was made.
+                let released = unsafe {
+                    Released::new(address(part.start).cast(), length(part), Backing::Private)
+                };
+                result = result.and(discard(released));
             }
         }
-        for block in idle.blocks {
-            let span = PageRange::starting_at(block, BLOCK.whole_pages());
-            if span.intersection(self.pages) == span {
-                self.free_table(span)?;
-                freed.blocks += 1;
+        result.and(tables).map(|()| freed)
+    }
+
+    /// Frees the tables of what has just lost its last page in use. Under the lock, so that nobody
+    /// takes a page of it meanwhile.
+    fn free_idle(&self, pages: PageRange, freed: &mut TablesFreed) -> Result<()> {
+        let mut usage = self.usage();
+        let idle = usage.give_back(pages, self.pages);
+        let mut result = Ok(());
+        for (start, span) in idle.spans() {
+            let range = PageRange::starting_at(start, span.whole_pages());
+            if range.intersection(self.pages) != range {
+                continue;
+            }
+            // A discard leaves the table of a gigabyte, whatever the kernel.
+            let done = if span == BLOCK { self.free_table(range) } else { self.map_anew(range) };
+            match done {
+                Ok(()) => freed.add(range),
+                Err(error) => result = result.and(Err(error)),
             }
         }
-        Ok(freed)
+        freed.ranges.sort_unstable();
+        result
     }
 
     fn usage(&self) -> MutexGuard<'_, Usage> {
@@ -225,7 +285,8 @@ impl Usage {
         }
     }
 
-    fn give_back(&mut self, pages: PageRange) -> Idle {
+    /// Strikes pages off. Gigabytes that don't lie in `all` are told block by block.
+    fn give_back(&mut self, pages: PageRange, all: PageRange) -> Idle {
         let mut idle = Idle::default();
         for part in by_block(pages) {
             let block = part.start.block_start();
@@ -234,21 +295,33 @@ impl Usage {
             if in_use.is_empty() {
                 self.blocks.remove(&block);
                 idle.blocks.push(block);
-                self.leave(gigabyte_of(block), &mut idle);
+                self.leave(gigabyte_of(block), all, &mut idle);
             }
         }
         idle
     }
 
     /// A block of the gigabyte has no page in use any more.
-    fn leave(&mut self, gigabyte: PageIdx, idle: &mut Idle) {
+    fn leave(&mut self, gigabyte: PageIdx, all: PageRange, idle: &mut Idle) {
         let Some(blocks) = self.gigabytes.get_mut(&gigabyte) else { return };
         *blocks -= 1;
-        if *blocks == 0 {
-            self.gigabytes.remove(&gigabyte);
+        if *blocks > 0 {
+            return;
+        }
+        self.gigabytes.remove(&gigabyte);
+        let span = PageRange::starting_at(gigabyte, PMD_TABLE_SPAN.whole_pages());
+        if span.intersection(all) == span {
             idle.blocks.retain(|&block| gigabyte_of(block) != gigabyte);
             idle.gigabytes.push(gigabyte);
         }
+    }
+}
+
+impl Idle {
+    /// Where each begins, and how long it is.
+    fn spans(&self) -> impl Iterator<Item = (PageIdx, Bytes)> {
+        let blocks = self.blocks.iter().map(|&block| (block, BLOCK));
+        blocks.chain(self.gigabytes.iter().map(|&gigabyte| (gigabyte, PMD_TABLE_SPAN)))
     }
 }
 
@@ -272,6 +345,16 @@ mod tests {
 
     use super::*;
 
+    const ALL: PageRange = PageRange { start: PageIdx(0), end: PageIdx(1 << 40) };
+
+    #[test]
+    fn a_part_of_a_gigabyte_is_told_block_by_block() {
+        let mut usage = Usage::default();
+        usage.reuse(range(0, 1024));
+        let idle = usage.give_back(range(0, 1024), range(0, 4096));
+        assert_eq!((idle.blocks.len(), idle.gigabytes.len()), (2, 0));
+    }
+
     fn range(start: u64, length: u64) -> PageRange {
         PageRange::starting_at(PageIdx(start), Pages(length))
     }
@@ -282,12 +365,12 @@ mod tests {
         let gigabyte = PMD_TABLE_SPAN.whole_pages().0;
         usage.reuse(range(0, 1024));
         usage.reuse(range(gigabyte, 1));
-        assert!(usage.give_back(range(0, 511)).blocks.is_empty());
-        assert_eq!(usage.give_back(range(511, 1)).blocks, [PageIdx(0)]);
-        let idle = usage.give_back(range(512, 512));
+        assert!(usage.give_back(range(0, 511), ALL).blocks.is_empty());
+        assert_eq!(usage.give_back(range(511, 1), ALL).blocks, [PageIdx(0)]);
+        let idle = usage.give_back(range(512, 512), ALL);
         assert_eq!((idle.blocks, idle.gigabytes), (vec![], vec![PageIdx(0)]));
-        assert_eq!(usage.give_back(range(gigabyte, 9)).gigabytes, [PageIdx(gigabyte)]);
-        assert!(usage.give_back(range(gigabyte, 9)).gigabytes.is_empty(), "only once");
+        assert_eq!(usage.give_back(range(gigabyte, 9), ALL).gigabytes, [PageIdx(gigabyte)]);
+        assert!(usage.give_back(range(gigabyte, 9), ALL).gigabytes.is_empty(), "only once");
     }
 
     proptest! {
@@ -302,7 +385,7 @@ mod tests {
                     usage.reuse(range(start, length));
                     model.extend(start..start + length);
                 } else {
-                    let idle = usage.give_back(range(start, length));
+                    let idle = usage.give_back(range(start, length), ALL);
                     model.retain(|page| !(start..start + length).contains(page));
                     let now: BTreeSet<u64> = model.iter().map(|page| page / 512).collect();
                     let blocks: Vec<u64> = before.difference(&now).copied().collect();

@@ -15,7 +15,7 @@ pub(super) const BELIEVED_FOR: Duration = Duration::from_secs(1);
 
 /// What is known about a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Block {
+enum Block {
     /// One huge page, of which these pages were given back since it was whole.
     Holed(BlockSet),
     /// Base pages: giving back some of them leaves nothing behind.
@@ -27,11 +27,25 @@ struct Entry {
     block: Block,
     /// When that was last looked at, on the caller's clock.
     seen: Duration,
+    /// Discards that were noted and are not over.
+    under_way: u32,
+    /// Whoever ends the last of them is to split the block.
+    due: Due,
+}
+
+/// Whether a block has to be split as soon as that is possible.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    /// Now.
+    Now,
+    /// When too much waits.
+    Sometime,
 }
 
 impl Entry {
     fn is_fresh(&self, now: Duration) -> bool {
-        now.saturating_sub(self.seen) < BELIEVED_FOR
+        // What is about to change is looked at afterwards.
+        self.under_way > 0 || now.saturating_sub(self.seen) < BELIEVED_FOR
     }
 }
 
@@ -51,56 +65,78 @@ impl Book {
         self.waiting
     }
 
-    /// What is known about a block at the time `now`; nothing if that is too long ago.
-    fn look_up(&self, block: PageIdx, now: Duration) -> Option<Block> {
-        self.entries.get(&block).filter(|entry| entry.is_fresh(now)).map(|entry| entry.block)
-    }
-
     /// Takes note of how a block was found to be mapped at the time `now`. Tells whether it can be
     /// relied on: base pages look like a huge page that is mapped by pages.
     pub(super) fn see(&mut self, block: PageIdx, mapping: Mapped, now: Duration) -> Seen {
-        if self.look_up(block, now).is_some() {
-            // Another thread looked at the same time, and may have noted holes since.
-            return Seen::Known;
-        }
         match (mapping, self.entries.get_mut(&block)) {
+            // Another thread looked at the same time, and may have noted holes since.
+            (_, Some(entry)) if entry.is_fresh(now) => Seen::Known,
             // What was known before has been replaced by a new huge page.
-            (Mapped::Whole, _) => self.put(block, Block::Holed(BlockSet::default()), now),
-            (Mapped::ByPages, Some(entry)) if entry.block != Block::Split => entry.seen = now,
+            (Mapped::Whole, _) => {
+                self.put(block, Block::Holed(BlockSet::default()), now);
+                Seen::Known
+            }
+            (Mapped::ByPages, Some(entry)) if entry.block != Block::Split => {
+                entry.seen = now;
+                Seen::Known
+            }
             (Mapped::ByPages, _) => {
                 self.put(block, Block::Split, now);
-                return Seen::Unsure;
+                Seen::Unsure
+            }
+        }
+    }
+
+    /// Pages of one block are about to be given back: [`Book::gave_back`] has to follow. Nothing is
+    /// noted, and `Unsure` returned, if the block has to be looked at first.
+    pub(super) fn note(&mut self, pages: PageRange, now: Duration) -> Seen {
+        let block = pages.start.block_start();
+        let known = self.entries.get_mut(&block).filter(|entry| entry.is_fresh(now));
+        let Some(entry) = known else { return Seen::Unsure };
+        entry.under_way += 1;
+        if let Block::Holed(holes) = &mut entry.block {
+            let before = holes.count();
+            holes.insert(pages);
+            let after = holes.count();
+            if after > before {
+                self.by_holes.remove(&(before, block));
+                self.by_holes.insert((after, block));
+                self.waiting += Pages(u64::from(after - before));
             }
         }
         Seen::Known
     }
 
-    /// Pages of one block are about to be given back. Tells whether all of its pages were by now;
-    /// nothing if the block has to be looked at first.
-    pub(super) fn note(&mut self, pages: PageRange, now: Duration) -> Option<Progress> {
-        let block = pages.start.block_start();
-        let entry = self.entries.get_mut(&block).filter(|entry| entry.is_fresh(now))?;
-        let Block::Holed(holes) = &mut entry.block else { return Some(Progress::Part) };
-        let before = holes.count();
-        holes.insert(pages);
-        let (after, full) = (holes.count(), holes.is_full());
-        if after > before {
-            self.by_holes.remove(&(before, block));
-            self.by_holes.insert((after, block));
-            self.waiting += Pages(u64::from(after - before));
+    /// A discard that was noted is over, and when its holes are due. Tells whether the block has to be
+    /// split now: by whoever is the last that gives something of it back. A huge page of which nothing
+    /// is left is forgotten.
+    pub(super) fn gave_back(&mut self, block: PageIdx, due: Due) -> Due {
+        let Some(entry) = self.entries.get_mut(&block) else { return Due::Sometime };
+        if due == Due::Now {
+            entry.due = Due::Now;
         }
-        Some(if full { Progress::All } else { Progress::Part })
+        entry.under_way = entry.under_way.saturating_sub(1);
+        if entry.under_way > 0 {
+            return Due::Sometime;
+        }
+        let due = std::mem::replace(&mut entry.due, Due::Sometime);
+        if matches!(entry.block, Block::Holed(holes) if holes.is_full()) {
+            self.remove(block);
+            return Due::Sometime;
+        }
+        due
     }
 
-    /// The block with the most holes, those `spared` left out.
-    pub(super) fn fullest(&self, spared: &[PageIdx]) -> Option<PageIdx> {
-        self.by_holes.iter().rev().map(|&(_, block)| block).find(|block| !spared.contains(block))
+    /// The block with the most holes of which nothing is being given back at the moment.
+    pub(super) fn fullest(&self) -> Option<PageIdx> {
+        let quiet = |block: &PageIdx| self.entries.get(block).is_some_and(|e| e.under_way == 0);
+        self.by_holes.iter().rev().map(|&(_, block)| block).find(quiet)
     }
 
     /// Somebody is about to split the block: hands its holes to whoever does, who must call
-    /// [`Book::end_split`]. Nothing if it is not holed.
+    /// [`Book::end_split`]. Nothing if it is not holed, or something of it is being given back.
     pub(super) fn begin_split(&mut self, block: PageIdx) -> Option<BlockSet> {
-        let entry = self.entries.get_mut(&block)?;
+        let entry = self.entries.get_mut(&block).filter(|entry| entry.under_way == 0)?;
         let Block::Holed(holes) = entry.block else { return None };
         entry.block = Block::Split;
         self.by_holes.remove(&(holes.count(), block));
@@ -119,23 +155,25 @@ impl Book {
         }
         let gone: Vec<PageIdx> =
             self.entries.range(blocks.start..blocks.end).map(|(&block, _)| block).collect();
-        for block in gone {
-            if let Some(holes) = self.begin_split(block) {
-                self.end_split(&holes);
-            }
-            self.entries.remove(&block);
+        gone.into_iter().for_each(|block| self.remove(block));
+    }
+
+    fn remove(&mut self, block: PageIdx) {
+        let removed = self.entries.remove(&block);
+        if let Some(Entry { block: Block::Holed(holes), .. }) = removed {
+            self.by_holes.remove(&(holes.count(), block));
+            self.end_split(&holes);
         }
     }
 
+    /// A block that is new or was looked at anew.
     fn put(&mut self, block: PageIdx, state: Block, seen: Duration) {
-        if let Some(before) = self.begin_split(block) {
-            self.end_split(&before);
-        }
+        self.remove(block);
         if let Block::Holed(holes) = state {
             self.by_holes.insert((holes.count(), block));
             self.waiting += pages_in(&holes);
         }
-        self.entries.insert(block, Entry { block: state, seen });
+        self.entries.insert(block, Entry { block: state, seen, under_way: 0, due: Due::Sometime });
     }
 }
 
@@ -143,12 +181,12 @@ fn pages_in(holes: &BlockSet) -> Pages {
     Pages(u64::from(holes.count()))
 }
 
-/// Whether a look at a block told what it is.
+/// Whether it is known what a block is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Seen {
-    /// The book knows it.
+    /// The book has it.
     Known,
-    /// It is base pages, or a huge page that is mapped by pages, which one more look cannot tell.
+    /// It is base pages, or a huge page that is mapped by pages.
     Unsure,
 }
 
@@ -159,15 +197,6 @@ pub(super) enum Mapped {
     Whole,
     /// Page by page.
     ByPages,
-}
-
-/// How much of a block was given back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Progress {
-    /// Some pages.
-    Part,
-    /// All pages of a huge page.
-    All,
 }
 
 #[cfg(test)]
@@ -183,12 +212,15 @@ mod tests {
         PageRange::starting_at(BLOCK + Pages(first), Pages(count))
     }
 
+    fn give_back(book: &mut Book, range: PageRange) {
+        assert_eq!(book.note(range, NOW), Seen::Known);
+        book.gave_back(range.start.block_start(), Due::Sometime);
+    }
+
     fn holed(parts: &[(u64, u64)]) -> Book {
         let mut book = Book::default();
         book.see(BLOCK, Mapped::Whole, NOW);
-        for &(first, count) in parts {
-            assert!(book.note(pages(first, count), NOW).is_some());
-        }
+        parts.iter().for_each(|&(first, count)| give_back(&mut book, pages(first, count)));
         book
     }
 
@@ -201,18 +233,39 @@ mod tests {
     fn a_split_counts_until_it_is_over() {
         let mut book = holed(&[(0, 100)]);
         let holes = book.begin_split(BLOCK).expect("a holed block");
-        assert_eq!((book.waiting(), book.fullest(&[])), (Pages(100), None));
-        assert_eq!(book.look_up(BLOCK, NOW), Some(Block::Split));
+        assert_eq!((book.waiting(), book.fullest()), (Pages(100), None));
         book.end_split(&holes);
         assert_eq!(book.waiting(), Pages(0));
         assert_eq!(book.begin_split(BLOCK), None);
     }
 
     #[test]
+    fn what_is_being_given_back_is_not_split_and_not_forgotten() {
+        let mut book = holed(&[(0, 100)]);
+        book.note(pages(100, 400), NOW);
+        assert_eq!((book.fullest(), book.begin_split(BLOCK)), (None, None));
+        // The last part is done before the first one.
+        give_back(&mut book, pages(500, 12));
+        assert_eq!(book.waiting(), Pages(512));
+        book.gave_back(BLOCK, Due::Now);
+        assert_eq!(book.waiting(), Pages(0), "all is gone");
+        assert_eq!(book.note(pages(0, 1), NOW), Seen::Unsure);
+    }
+
+    #[test]
+    fn the_last_one_splits_what_another_one_wanted_split_at_once() {
+        let mut book = holed(&[]);
+        book.note(pages(0, 1), NOW);
+        book.note(pages(1, 1), NOW);
+        assert_eq!(book.gave_back(BLOCK, Due::Now), Due::Sometime);
+        assert_eq!(book.gave_back(BLOCK, Due::Sometime), Due::Now);
+    }
+
+    #[test]
     fn base_pages_leave_nothing_behind() {
         let mut book = Book::default();
         book.see(BLOCK, Mapped::ByPages, NOW);
-        assert_eq!(book.note(pages(0, 9), NOW), Some(Progress::Part));
+        give_back(&mut book, pages(0, 9));
         assert_eq!(book.waiting(), Pages(0));
     }
 
@@ -227,15 +280,9 @@ mod tests {
     #[test]
     fn holes_stay_noted_however_old_they_are() {
         let mut book = holed(&[(0, 256)]);
+        assert_eq!(book.note(pages(0, 1), NOW + BELIEVED_FOR), Seen::Unsure);
         assert_eq!(book.see(BLOCK, Mapped::ByPages, NOW + BELIEVED_FOR * 9), Seen::Known);
         assert_eq!(book.waiting(), Pages(256));
-    }
-
-    #[test]
-    fn the_last_page_is_noticed() {
-        let mut book = holed(&[(0, 256)]);
-        assert_eq!(book.note(pages(257, 255), NOW), Some(Progress::Part));
-        assert_eq!(book.note(pages(256, 1), NOW), Some(Progress::All));
     }
 
     #[test]
@@ -245,34 +292,23 @@ mod tests {
         assert_eq!(book.waiting(), Pages(256), "another thread saw the same one");
         book.see(BLOCK, Mapped::Whole, NOW + BELIEVED_FOR);
         assert_eq!(book.waiting(), Pages(0));
-        assert_eq!(book.note(pages(0, 1), NOW + BELIEVED_FOR), Some(Progress::Part));
     }
 
     #[test]
-    fn what_is_known_grows_old() {
-        let book = holed(&[(0, 1)]);
-        assert!(book.look_up(BLOCK, NOW + BELIEVED_FOR / 2).is_some());
-        assert_eq!(book.look_up(BLOCK, NOW + BELIEVED_FOR), None);
-        assert_eq!(holed(&[]).note(pages(0, 1), NOW + BELIEVED_FOR), None);
-        assert_eq!(book.waiting(), Pages(1), "though it still counts");
-    }
-
-    #[test]
-    fn the_fullest_comes_first_unless_spared() {
+    fn the_fullest_comes_first() {
         let mut book = holed(&[(0, 10)]);
         let other = BLOCK + Pages(512);
         book.see(other, Mapped::Whole, NOW);
-        book.note(PageRange::starting_at(other, Pages(20)), NOW).expect("known");
-        assert_eq!(book.fullest(&[]), Some(other));
-        assert_eq!(book.fullest(&[other]), Some(BLOCK));
+        give_back(&mut book, PageRange::starting_at(other, Pages(20)));
+        assert_eq!(book.fullest(), Some(other));
         book.forget(PageRange { start: other, end: other + Pages(512) });
-        assert_eq!((book.fullest(&[BLOCK]), book.waiting()), (None, Pages(10)));
+        assert_eq!((book.fullest(), book.waiting()), (Some(BLOCK), Pages(10)));
     }
 
     #[derive(Clone, Copy, Debug)]
     enum Step {
         See(u64, Mapped),
-        Note(u64, u64, u64),
+        GiveBack(u64, u64, u64),
         SplitFullest,
         Forget(u64),
         Later,
@@ -284,12 +320,43 @@ mod tests {
         let step = prop_oneof![
             2 => (block.clone(), mapped).prop_map(|(block, mapped)| Step::See(block, mapped)),
             6 => (block.clone(), 0_u64..512, 1_u64..512)
-                .prop_map(|(block, first, count)| Step::Note(block, first, count)),
+                .prop_map(|(block, first, count)| Step::GiveBack(block, first, count)),
             1 => Just(Step::SplitFullest),
             1 => block.prop_map(Step::Forget),
             1 => Just(Step::Later),
         ];
         prop::collection::vec(step, 1..80)
+    }
+
+    /// The set of pages that each huge page lost, and when each block was looked at.
+    #[derive(Default)]
+    struct Naive {
+        lost: BTreeMap<u64, BTreeSet<u64>>,
+        seen: BTreeMap<u64, Duration>,
+    }
+
+    impl Naive {
+        fn knows(&self, block: u64, now: Duration) -> bool {
+            self.seen.get(&block).is_some_and(|&seen| now - seen < BELIEVED_FOR)
+        }
+
+        fn see(&mut self, block: u64, mapped: Mapped, now: Duration) {
+            if !self.knows(block, now) {
+                self.seen.insert(block, now);
+                if mapped == Mapped::Whole {
+                    self.lost.insert(block, BTreeSet::new());
+                }
+            }
+        }
+
+        fn give_back(&mut self, block: u64, pages: std::ops::Range<u64>) {
+            let Some(lost) = self.lost.get_mut(&block) else { return };
+            lost.extend(pages);
+            if lost.len() == 512 {
+                self.lost.remove(&block);
+                self.seen.remove(&block);
+            }
+        }
     }
 
     proptest! {
@@ -299,43 +366,32 @@ mod tests {
             ..ProptestConfig::default()
         })]
 
-        /// Against the set of pages that each huge page lost.
         #[test]
         fn what_waits_is_what_huge_pages_lost(steps in steps()) {
-            let (mut book, mut now) = (Book::default(), NOW);
-            let mut lost: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
-            let mut fresh: BTreeMap<u64, Duration> = BTreeMap::new();
+            let (mut book, mut naive, mut now) = (Book::default(), Naive::default(), NOW);
             let at = |block: u64| PageIdx(block * 512);
             for step in steps {
                 match step {
                     Step::See(block, mapped) => {
-                        let known = fresh.get(&block).is_some_and(|&seen| now - seen < BELIEVED_FOR);
-                        if !known {
-                            fresh.insert(block, now);
-                            if mapped == Mapped::Whole {
-                                lost.insert(block, BTreeSet::new());
-                            }
-                        }
+                        naive.see(block, mapped, now);
                         book.see(at(block), mapped, now);
                     }
-                    Step::Note(block, first, count) => {
+                    Step::GiveBack(block, first, count) => {
                         let end = (first + count).min(512);
                         let range = PageRange::starting_at(at(block) + Pages(first), Pages(end - first));
-                        let known = fresh.get(&block).is_some_and(|&seen| now - seen < BELIEVED_FOR);
-                        let noted = book.note(range, now);
-                        prop_assert_eq!(noted.is_some(), known);
-                        if let (true, Some(pages)) = (known, lost.get_mut(&block)) {
-                            pages.extend(first..end);
-                            let all = pages.len() == 512;
-                            prop_assert_eq!(noted == Some(Progress::All), all);
+                        let known = naive.knows(block, now);
+                        prop_assert_eq!(book.note(range, now) == Seen::Known, known);
+                        if known {
+                            book.gave_back(at(block), Due::Sometime);
+                            naive.give_back(block, first..end);
                         }
                     }
                     Step::SplitFullest => {
-                        let most = lost.values().map(BTreeSet::len).max();
-                        let fullest = book.fullest(&[]);
+                        let most = naive.lost.values().map(BTreeSet::len).max();
+                        let fullest = book.fullest();
                         prop_assert_eq!(fullest.is_some(), most.is_some());
                         if let Some(block) = fullest {
-                            let pages = lost.remove(&(block.0 / 512)).expect("a huge page");
+                            let pages = naive.lost.remove(&(block.0 / 512)).expect("a huge page");
                             prop_assert_eq!(Some(pages.len()), most);
                             let holes = book.begin_split(block).expect("a holed block");
                             prop_assert!((0..512).all(|i| holes.has(i) == pages.contains(&(i as u64))));
@@ -344,12 +400,12 @@ mod tests {
                     }
                     Step::Forget(block) => {
                         book.forget(PageRange { start: at(block), end: at(block + 1) });
-                        lost.remove(&block);
-                        fresh.remove(&block);
+                        naive.lost.remove(&block);
+                        naive.seen.remove(&block);
                     }
                     Step::Later => now += BELIEVED_FOR,
                 }
-                let waiting: usize = lost.values().map(BTreeSet::len).sum();
+                let waiting: usize = naive.lost.values().map(BTreeSet::len).sum();
                 prop_assert_eq!(book.waiting(), Pages(waiting as u64));
             }
         }

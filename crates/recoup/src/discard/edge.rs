@@ -54,23 +54,31 @@ impl Edge {
         self.released
     }
 
-    /// The nearest pages in memory that can be of the same huge pages, of these `orders`, as what is
-    /// given back: one for each huge page that can be cut.
-    pub(super) fn neighbours(self, orders: &[u8]) -> impl Iterator<Item = PageIdx> {
-        let [before, behind] = [self.released.start, self.released.end]
-            .map(|cut| group_around(cut, orders).map(|group| (cut, group)));
-        let same = matches!((before, behind), (Some((_, one)), Some((_, other))) if one == other);
+    /// Pages in memory that can be of the same huge pages, of these `orders`, as what is given back:
+    /// of each side of each huge page that can be cut the nearest and the farthest. One page by itself
+    /// may be a base page that was written since.
+    pub(super) fn neighbours(self, orders: &[u8]) -> Vec<PageIdx> {
+        let cuts = [self.released.start, self.released.end];
+        let groups = cuts.into_iter().filter_map(|cut| group_around(cut, orders));
         let resident = own::resident(self.block());
-        let cuts = [before, behind.filter(|_| !same)];
-        cuts.into_iter().flatten().filter_map(move |(_, group)| self.nearest(group, &resident))
+        let mut pages: Vec<PageIdx> =
+            groups.flat_map(|group| self.around(group, &resident)).collect();
+        pages.sort_unstable();
+        pages.dedup();
+        pages
     }
 
-    /// The page of a group nearest to what is given back, and not part of that.
-    fn nearest(self, group: PageRange, resident: &[bool]) -> Option<PageIdx> {
+    /// The pages of a group that are in memory, nearest to and farthest from what is given back, on
+    /// both sides.
+    fn around(self, group: PageRange, resident: &[bool]) -> Vec<PageIdx> {
         let here = |page: &u64| resident.get(PageIdx(*page).index_in_block()) == Some(&true);
-        let below = (group.start.0..self.released.start.0).rev().find(here);
-        let above = (self.released.end.0..group.end.0).find(here);
-        below.or(above).map(PageIdx)
+        let below = group.start.0..self.released.start.0;
+        let above = self.released.end.0..group.end.0;
+        let of = |mut side: std::ops::Range<u64>| {
+            let nearest_or_farthest = [side.clone().find(here), side.rfind(here)];
+            nearest_or_farthest.into_iter().flatten()
+        };
+        of(below).chain(of(above)).map(PageIdx).collect()
     }
 }
 
@@ -120,16 +128,18 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_page_in_memory_is_taken_on_either_side() {
+    fn the_nearest_and_the_farthest_page_in_memory_are_taken_on_both_sides() {
         let edge = Edge { released: range(600, 700) };
         let group = range(512, 1024);
         let with = |pages: &[u64]| {
             let mut resident = vec![false; 512];
             pages.iter().for_each(|&page| resident[PageIdx(page).index_in_block()] = true);
-            edge.nearest(group, &resident)
+            let mut around = edge.around(group, &resident);
+            around.dedup();
+            around.iter().map(|page| page.0).collect::<Vec<_>>()
         };
-        assert_eq!(with(&[513, 590, 701]), Some(PageIdx(590)));
-        assert_eq!(with(&[701, 900]), Some(PageIdx(701)));
-        assert_eq!(with(&[650]), None, "written again meanwhile: it is no neighbour");
+        assert_eq!(with(&[513, 520, 590, 701, 702, 900]), [513, 590, 701, 900]);
+        assert_eq!(with(&[701]), [701]);
+        assert_eq!(with(&[650]), [], "written again meanwhile: it is no neighbour");
     }
 }

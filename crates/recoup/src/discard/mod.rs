@@ -6,13 +6,18 @@
 //!
 //! # What is guaranteed
 //! - No byte changes outside of what was [`Released`].
-//! - After a call with [`SplitPolicy::Sync`] none of its pages, and after one with
-//!   [`SplitPolicy::Bounded`] no more than the bound of all pages given to this discarder, is still
-//!   charged for want of a split, except where the kernel refuses: huge pages that are locked,
-//!   pinned, or shared with a forked child.
+//! - After a call with [`SplitPolicy::Sync`] none of its pages is still charged for want of a split, and
+//!   after one with [`SplitPolicy::Bounded`] no more than the bound of all pages given to this
+//!   discarder. While several threads are in such calls, each can add what it gives back at that moment.
+//! - Except: what the kernel refuses to split (huge pages that are locked, pinned, or shared with a forked
+//!   child); and huge pages of which a part was unmapped without this discarder (by
+//!   [`SplitPolicy::Deferred`], `munmap`, or before the discarder was made), of which four pages are
+//!   tried when a call touches them.
 //! - khugepaged may make a huge page of base pages behind our back (by default it looks every ten
 //!   seconds): what is given back of that one within a second may wait for the next call that
 //!   touches the same 2 MiB.
+//! - An allocator may call it from its own hooks: where the book itself has just asked that allocator
+//!   for memory, the call goes on without the book.
 //!
 //! # What it costs
 //! On top of the discard: about 0.1 us where the 2 MiB around an end of the range are known, 0.6 us
@@ -23,6 +28,7 @@
 
 mod book;
 mod edge;
+mod inside;
 mod owned;
 mod worker;
 
@@ -30,6 +36,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use recoup_sys::blockset::BlockSet;
 use recoup_sys::own::{self, Backing};
 use recoup_sys::pagemap::Pagemap;
 use recoup_sys::units::BLOCK;
@@ -42,8 +49,9 @@ pub use worker::Worker;
 
 use crate::Headroom;
 
-use book::{Book, Mapped, Progress, Seen};
+use book::{Book, Due, Mapped, Seen};
 use edge::Edge;
+use inside::Inside;
 
 /// When huge pages of which a part was given back are split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,43 +110,43 @@ impl Discarder {
     /// policies are the same.
     ///
     /// # Errors
-    /// Those of [`Released::discard`]; `EINVAL` where a neighbouring page is locked, after the pages
-    /// were given back.
+    /// Those of [`Released::discard`]; else `EINVAL` where a page of a huge page to be split is locked.
+    /// Either way everything else was done.
     pub fn discard(&self, released: Released<'_>, policy: SplitPolicy) -> Result<()> {
-        if policy == SplitPolicy::Deferred || released.backing() != Backing::Private {
+        let nothing_to_note =
+            policy == SplitPolicy::Deferred || released.backing() != Backing::Private;
+        if nothing_to_note {
             return released.discard();
         }
+        let Some(_inside) = Inside::enter() else {
+            return self.discard_unnoted(released);
+        };
         let pages = released.pages();
-        let edges = edge::edges(pages);
-        let (known, waiting) = self.note_all(edges);
-        if let SplitPolicy::Bounded(bound) = policy
-            && waiting > bound
-        {
-            // Before the pages are unmapped, so that the bound holds at every moment.
-            let own = edges.map(|edge| edge.map_or(PageIdx::default(), Edge::block));
-            self.split_beyond(bound, &own)?;
+        let edges = edge::edges(pages).map(|edge| edge.map(|edge| (edge, self.note(edge))));
+        let bound = match policy {
+            SplitPolicy::Bounded(bound) => bound,
+            SplitPolicy::Sync | SplitPolicy::Deferred => Bytes(u64::MAX),
+        };
+        // Before the pages are unmapped, so that the bound holds then, too.
+        let others = self.split_beyond(bound);
+        let discarded = released.discard();
+        let due = if policy == SplitPolicy::Sync { Due::Now } else { Due::Sometime };
+        let mut split = Ok(());
+        for (edge, seen) in edges.into_iter().flatten() {
+            split = split.and(self.settle(edge, seen, due));
         }
-        released.discard()?;
-        for edge in edges.into_iter().zip(known).filter_map(Known::unsure) {
-            // It may be a part of a huge page that is mapped by pages: a split costs little if not.
-            edge.neighbours(&self.orders).try_for_each(own::age)?;
+        let waiting = self.close(pages);
+        if waiting.0 > self.wake_beyond.load(Ordering::Relaxed) {
+            self.wake.notify_one();
         }
-        let waiting = self.close(pages, edges, known);
-        match policy {
-            SplitPolicy::Sync => edges.iter().flatten().try_for_each(|e| self.split(e.block())),
-            SplitPolicy::Bounded(bound) if waiting > bound => self.split_beyond(bound, &[]),
-            _ => {
-                if waiting.0 > self.wake_beyond.load(Ordering::Relaxed) {
-                    self.wake.notify_one();
-                }
-                Ok(())
-            }
-        }
+        // Whatever was refused on the way, everything else was done.
+        discarded.and(split).and(self.split_beyond(bound)).and(others)
     }
 
     /// The most that is still charged for want of a split.
     #[must_use]
     pub fn waiting(&self) -> Bytes {
+        let Some(_inside) = Inside::enter() else { return Bytes::ZERO };
         self.book().waiting().bytes()
     }
 
@@ -147,7 +155,8 @@ impl Discarder {
     /// # Errors
     /// `EINVAL` for locked memory: nobody can split that.
     pub fn split_waiting(&self, bound: Bytes) -> Result<()> {
-        self.split_beyond(bound, &[])
+        let Some(_inside) = Inside::enter() else { return Ok(()) };
+        self.split_beyond(bound)
     }
 
     /// How much more this process can take, with what waits for a split counted in.
@@ -160,6 +169,7 @@ impl Discarder {
 
     /// Forgets what is known about 2 MiB blocks that lie in `range`: it is no longer mapped.
     pub fn forget(&self, range: PageRange) {
+        let Some(_inside) = Inside::enter() else { return };
         self.book().forget(edge::whole_blocks(range));
     }
 
@@ -172,44 +182,48 @@ impl Discarder {
         self.began.elapsed()
     }
 
-    /// Notes what will be given back of the blocks at the ends of a range. Tells how much waits then.
-    fn note_all(&self, edges: [Option<Edge>; 2]) -> ([Known; 2], Bytes) {
+    /// Gives pages back without the book: for a call from within another one, by an allocator from
+    /// which the book itself just asked for memory.
+    fn discard_unnoted(&self, released: Released<'_>) -> Result<()> {
+        let edges = edge::edges(released.pages());
+        released.discard()?;
+        edges.into_iter().flatten().try_for_each(|edge| self.age_around(edge))
+    }
+
+    /// Notes what will be given back of a block at an end of the range, after a look at it if need be.
+    fn note(&self, edge: Edge) -> Seen {
         let now = self.now();
-        let mut book = self.book();
-        let noted = edges
-            .map(|edge| edge.map_or(Some(Progress::Part), |edge| book.note(edge.released(), now)));
-        let waiting = book.waiting().bytes();
-        drop(book);
-        if let [Some(one), Some(other)] = noted {
-            return ([Known::Noted(one), Known::Noted(other)], waiting);
+        let seen = self.book().note(edge.released(), now);
+        if seen == Seen::Known {
+            return Seen::Known;
         }
-        let known = [0, 1].map(|which| match (noted[which], edges[which]) {
-            (None, Some(edge)) => self.look_and_note(edge, now),
-            (noted, _) => Known::Noted(noted.unwrap_or(Progress::Part)),
-        });
-        (known, self.waiting())
+        let Some(mapping) = self.mapping_of(edge.released().start) else { return Seen::Unsure };
+        let mut book = self.book();
+        match book.see(edge.block(), mapping, now) {
+            Seen::Known => book.note(edge.released(), now),
+            Seen::Unsure => Seen::Unsure,
+        }
     }
 
-    /// Finds out what the block at an end of the range is, and notes what will be given back of it.
-    fn look_and_note(&self, edge: Edge, now: Duration) -> Known {
-        let Some(mapping) = self.mapping_of(edge.released().start) else { return Known::Unsure };
-        let mut book = self.book();
-        if book.see(edge.block(), mapping, now) == Seen::Unsure {
-            return Known::Unsure;
+    /// After a part of a block was given back: splits it, if that is due.
+    fn settle(&self, edge: Edge, seen: Seen, due: Due) -> Result<()> {
+        if seen == Seen::Unsure {
+            return self.age_around(edge);
         }
-        book.note(edge.released(), now).map_or(Known::Unsure, Known::Noted)
+        // The lock is let go before the split takes it again.
+        let due = self.book().gave_back(edge.block(), due);
+        if due == Due::Now { self.split(edge.block()) } else { Ok(()) }
     }
 
-    /// After the discard of a range: forgets huge pages of which nothing is left, and tells how much
-    /// waits.
-    fn close(&self, pages: PageRange, edges: [Option<Edge>; 2], known: [Known; 2]) -> Bytes {
+    /// What is cut may be a part of a huge page that is mapped by pages: a split costs little if not.
+    fn age_around(&self, edge: Edge) -> Result<()> {
+        edge.neighbours(&self.orders).into_iter().try_for_each(own::age)
+    }
+
+    /// After the discard of a range: forgets its whole blocks, and tells how much waits.
+    fn close(&self, pages: PageRange) -> Bytes {
         let mut book = self.book();
         book.forget(edge::whole_blocks(pages));
-        for (edge, known) in edges.into_iter().zip(known) {
-            if let (Some(edge), Known::Noted(Progress::All)) = (edge, known) {
-                book.forget(PageRange::starting_at(edge.block(), BLOCK.whole_pages()));
-            }
-        }
         book.waiting().bytes()
     }
 
@@ -220,15 +234,16 @@ impl Discarder {
         Some(if whole { Mapped::Whole } else { Mapped::ByPages })
     }
 
-    fn split_beyond(&self, bound: Bytes, spared: &[PageIdx]) -> Result<()> {
+    fn split_beyond(&self, bound: Bytes) -> Result<()> {
+        let mut result = Ok(());
         loop {
             let next = {
                 let book = self.book();
-                if book.waiting().bytes() <= bound { None } else { book.fullest(spared) }
+                if book.waiting().bytes() <= bound { None } else { book.fullest() }
             };
             match next {
-                Some(block) => self.split(block)?,
-                None => return Ok(()),
+                Some(block) => result = result.and(self.split(block)),
+                None => return result,
             }
         }
     }
@@ -236,28 +251,23 @@ impl Discarder {
     /// Splits a block's huge page by ageing one page that it still maps.
     fn split(&self, block: PageIdx) -> Result<()> {
         let Some(holes) = self.book().begin_split(block) else { return Ok(()) };
-        // A page that was given back and written since is a base page.
-        let page = edge::mapped_page(block, |index| !holes.has(index));
-        // The kernel passes a huge page over in silence that something else holds for a moment, so a
-        // second time: of a base page that costs nothing much.
-        let result = page.map_or(Ok(()), |page| own::age(page).and_then(|()| own::age(page)));
+        if self.mapping_of(block) == Some(Mapped::Whole) {
+            // khugepaged has made a new huge page of what was left and what was written since.
+            let mut book = self.book();
+            book.end_split(&holes);
+            book.forget(PageRange::starting_at(block, BLOCK.whole_pages()));
+            return Ok(());
+        }
+        let result = age_one(block, &holes).and_then(|()| age_one(block, &holes));
         self.book().end_split(&holes);
         result
     }
 }
 
-/// What is known about the block at an end of a range.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Known {
-    /// The book has it.
-    Noted(Progress),
-    /// Nothing.
-    Unsure,
-}
-
-impl Known {
-    /// The edge, if nothing is known about its block.
-    fn unsure((edge, known): (Option<Edge>, Self)) -> Option<Edge> {
-        edge.filter(|_| known == Self::Unsure)
-    }
+/// Ages one page of a huge page with these holes. The kernel passes one over in silence that something
+/// else holds for a moment, and another thread may discard just this page: so it takes two tries, of
+/// which the second costs nothing much if the first did it.
+fn age_one(block: PageIdx, holes: &BlockSet) -> Result<()> {
+    // A page that was given back and written since is a base page.
+    edge::mapped_page(block, |index| !holes.has(index)).map_or(Ok(()), own::age)
 }

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use recoup_sys::region::Region;
-use recoup_sys::reserved::{HugePages, Reserved, TableReclaim, TablesFreed};
+use recoup_sys::reserved::{Contents, HugePages, Reserved, TableReclaim, TablesFreed};
 use recoup_sys::{Bytes, Features, PageRange, Result};
 
 use super::{Discarder, SplitPolicy};
@@ -46,18 +45,22 @@ impl OwnedRange {
     }
 
     /// The memory, where it was mapped by [`OwnedRange::map`]: a way to use it without `unsafe`.
-    pub fn region(&mut self) -> Option<&mut Region> {
-        self.reserved.region()
+    pub fn contents(&mut self) -> Option<Contents<'_>> {
+        self.reserved.contents()
     }
 
     /// Gives pages back, and the page tables that map nothing in use any more. The owner must not
-    /// touch them again before it called [`OwnedRange::reuse`]; whoever made the range promised so.
+    /// touch them again before this returned and it called [`OwnedRange::reuse`] then; whoever made
+    /// the range promised so.
     ///
     /// # Errors
-    /// Those of [`Discarder::discard`], and of mmap(2): the tables stay.
+    /// Those of [`Discarder::discard`], and of mmap(2), where the tables stay. Either way everything
+    /// else was done.
     pub fn discard(&self, pages: PageRange, policy: SplitPolicy) -> Result<TablesFreed> {
-        self.discarder.discard(self.reserved.release(pages), policy)?;
-        self.reserved.gave_back(pages)
+        let freed =
+            self.reserved.give_back(pages, |released| self.discarder.discard(released, policy))?;
+        freed.ranges.iter().for_each(|&range| self.discarder.forget(range));
+        Ok(freed)
     }
 }
 

@@ -29,15 +29,29 @@ impl Worker {
     /// Starts one that splits whatever waits beyond `keep`.
     ///
     /// # Errors
-    /// Where no thread can be made.
+    /// Where no thread can be made; `AlreadyExists` if the discarder has a worker.
     pub fn start(discarder: Arc<Discarder>, keep: Bytes) -> io::Result<Self> {
-        discarder.wake_beyond.store(keep.0, Ordering::Relaxed);
+        let only = discarder.wake_beyond.compare_exchange(
+            u64::MAX,
+            keep.0,
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
+        if only.is_err() {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "this discarder has a worker already",
+            ));
+        }
         let shared = Arc::new(Shared { discarder, stop: AtomicBool::new(false) });
         let its_own = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("recoup-split".to_owned())
-            .spawn(move || its_own.run(keep))?;
-        Ok(Self { shared, thread: Some(thread) })
+            .spawn(move || its_own.run(keep));
+        // Without a thread this still is one, whose end tells the discarder.
+        let mut worker = Self { shared, thread: None };
+        worker.thread = Some(thread?);
+        Ok(worker)
     }
 }
 

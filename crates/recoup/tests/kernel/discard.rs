@@ -83,6 +83,65 @@ fn with_deferred_the_kernel_keeps_the_charge_until_something_splits() {
 }
 
 #[test]
+fn holes_made_behind_its_back_are_cured_though_a_base_page_lies_nearest() {
+    require!(kernel::is_root(), "root");
+    let _thp = HostSetting::huge_pages("madvise");
+    let in_group = InOwnCgroup::enter("behind");
+    require!(in_group.is_some(), "a memory cgroup of its own");
+    let in_group = in_group.expect("just looked");
+    let region = huge(THPS);
+    require!(region.is_some(), HUGE_PAGES);
+    let mut region = region.expect("just looked");
+    let (before, discarder) = (in_group.charge(), Discarder::new());
+    for block in (0..THPS).map(|block| block * PER_BLOCK) {
+        discarder
+            .discard(region.release(Pages(block + 1), Pages(1)), Deferred)
+            .expect("given back");
+        mark(&mut region, block + 1);
+        discarder.discard(region.release(Pages(block + 2), Pages(500)), Sync).expect("given back");
+    }
+    let fell = before.saturating_sub(in_group.charge());
+    let given_back = THPS * 500 * 4096;
+    assert!(fell + SLACK >= given_back, "the charge fell by {fell} of {given_back}");
+}
+
+#[test]
+fn several_threads_split_each_others_holes_and_none_stay() {
+    require!(kernel::is_root(), "root");
+    let _thp = HostSetting::huge_pages("madvise");
+    let in_group = InOwnCgroup::enter("threads");
+    require!(in_group.is_some(), "a memory cgroup of its own");
+    let in_group = in_group.expect("just looked");
+    let regions: Option<Vec<Region>> = (0..4).map(|_| huge(THPS / 2)).collect();
+    require!(regions.is_some(), HUGE_PAGES);
+    let regions = regions.expect("just looked");
+    let beside = in_group.charge() - regions.iter().map(|region| smaps(region, "Rss")).sum::<u64>();
+    let discarder = Discarder::new();
+    let regions: Vec<Region> = std::thread::scope(|scope| {
+        let threads = regions.into_iter().zip(1_u64..).map(|(mut region, seed)| {
+            let discarder = &discarder;
+            scope.spawn(move || {
+                let mut numbers = Numbers(seed * 0x9E37_79B9);
+                for _ in 0..4000 {
+                    let first = numbers.below(THPS / 2 * PER_BLOCK - 64);
+                    let released = region.release(Pages(first), Pages(1 + numbers.below(64)));
+                    let bound = Bounded(Bytes(2 * MIB));
+                    discarder.discard(released, bound).expect("given back");
+                    mark(&mut region, first);
+                }
+                region
+            })
+        });
+        let threads: Vec<_> = threads.collect();
+        threads.into_iter().map(|thread| thread.join().expect("a thread")).collect()
+    });
+    discarder.split_waiting(Bytes::ZERO).expect("splits");
+    let mapped: u64 = regions.iter().map(|region| smaps(region, "Rss")).sum();
+    let stuck = in_group.charge().saturating_sub(beside + mapped);
+    assert!(stuck <= SLACK, "{stuck} bytes are stuck");
+}
+
+#[test]
 fn with_a_bound_no_more_than_that_is_ever_stuck() {
     require!(kernel::is_root(), "root");
     let _thp = HostSetting::huge_pages("madvise");
@@ -160,6 +219,8 @@ fn a_worker_splits_what_waits_and_the_owner_can_too() {
         assert!(Instant::now() < deadline, "{:?} still wait", discarder.waiting());
         std::thread::sleep(Duration::from_millis(1));
     }
+    let another = Worker::start(Arc::clone(&discarder), Bytes::ZERO);
+    assert_eq!(another.expect_err("one is enough").kind(), std::io::ErrorKind::AlreadyExists);
     drop(worker);
     assert_eq!(smaps(&region, "AnonHugePages"), 0);
     assert_eq!(smaps(&region, "Rss"), THPS * (PER_BLOCK - 10) * 4096);
