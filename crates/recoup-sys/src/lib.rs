@@ -19,7 +19,7 @@
 //! | [`slices`] | memory cut up for several threads |
 //! | [`companion`] | a helper process that shares this one's memory: clone(2) with `CLONE_VM` |
 //! | [`own_maps`], [`own_status`] | this process's mappings and page tables, without allocating |
-//! | [`userfault`] | userfaultfd(2), and the fence made of it |
+//! | [`userfault`], [`workroom`] | userfaultfd(2), the fence made of it, and memory of its user's own |
 //! | [`pressure`] | pressure stall information |
 //! | [`cgroup`] | memory controller of cgroup v1 and v2 |
 //! | [`urgency`] | how soon a thread gets a processor |
@@ -57,6 +57,7 @@ pub mod units;
 pub mod urgency;
 pub mod userfault;
 pub mod vmstat;
+pub mod workroom;
 
 pub use error::{Error, Result};
 pub use features::{Features, Support};

@@ -10,21 +10,25 @@
 //! through, and what is then mapped at the same place is not fenced. No call discards only what is
 //! still the registered mapping, so the owner has to promise that: [`Settled`].
 //!
-//! A fence ends when it is dropped; the descriptor's last close, also by SIGKILL, ends it as well.
+//! A fence ends when it is dropped; the descriptor's last close, also by SIGKILL, ends it as well. A
+//! forked child has the descriptor too, until it executes another program or ends: as long as it
+//! lives, the death of the one who fences lifts nothing.
 //! Nothing here allocates.
 
 #![expect(unsafe_code, reason = "userfaultfd has no safe wrapper, and empty memory is discarded")]
 
+use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, Result};
 use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 use rustix::mm::{Advice, UserfaultfdFlags};
+use rustix::process::{Pid, getpid};
 
 use crate::own::{address, length};
 use crate::pagemap::{Pagemap, Query, Run};
-use crate::units::{PageIdx, PageRange};
+use crate::units::{PageIdx, PageRange, Pages};
 
 /// Addresses whose mappings stay: the promise that fencing needs.
 #[derive(Debug)]
@@ -71,10 +75,17 @@ pub enum Against {
     AdditionsAndWrites,
 }
 
-/// A userfaultfd that also handles faults of the kernel on the program's behalf.
+/// A userfaultfd that also handles faults of the kernel on the program's behalf, and the view of the
+/// same memory by which a fence is looked behind.
+///
+/// Both mean the memory of the process that opened them: in any other one, a forked child above all,
+/// nothing is fenced and nothing is freed.
 #[derive(Debug)]
 pub struct Userfault {
-    file: OwnedFd,
+    /// Nothing once a fence could not be lifted: closing it did that.
+    file: Option<OwnedFd>,
+    pagemap: Pagemap,
+    opened_by: Pid,
 }
 
 #[repr(C)]
@@ -122,13 +133,15 @@ impl Userfault {
     ///
     /// # Errors
     /// `EPERM` or `EACCES` without `CAP_SYS_PTRACE`, `vm.unprivileged_userfaultfd=1` and access to
-    /// `/dev/userfaultfd`; `ENOSYS` for a kernel without it.
+    /// `/dev/userfaultfd`; `ENOSYS` for a kernel without it; where `/proc` is not mounted.
     pub fn open() -> Result<Self> {
         let flags = UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::NONBLOCK;
         // SAFETY: the descriptor stays within this type, which only ever fences what its owner
         // promised.
         let opened = unsafe { rustix::mm::userfaultfd(flags) };
-        let fault = Self { file: opened.or_else(|error| Self::by_device().map_err(|_| error))? };
+        let file = opened.or_else(|error| Self::by_device().map_err(|_| error))?;
+        let pagemap = Pagemap::open_own()?;
+        let fault = Self { file: Some(file), pagemap, opened_by: getpid() };
         let api = Api { api: UFFD_API, features: 0, ioctls: 0 };
         fault.ask::<{ opcode::read_write::<Api>(GROUP, 0x3f) }, _>(api)?;
         Ok(fault)
@@ -149,6 +162,19 @@ impl Userfault {
         Ok(unsafe { OwnedFd::from_raw_fd(made) })
     }
 
+    /// Whether it can be used: in the process that opened it, unless a fence that could not be lifted
+    /// in the ordinary way has closed it. Else another has to be opened.
+    #[must_use]
+    pub fn is_usable(&self) -> bool {
+        self.file.is_some() && self.opened_by == getpid()
+    }
+
+    /// The view of this memory, for looks without a fence.
+    #[must_use]
+    pub fn pagemap(&self) -> &Pagemap {
+        &self.pagemap
+    }
+
     /// Raises a fence around whole 2 MiB blocks of one private anonymous mapping.
     ///
     /// Costs some 5 us: two splits of the mapping, under the mmap lock for writing. Until the fence
@@ -158,13 +184,16 @@ impl Userfault {
     /// # Errors
     /// `EINVAL` outside of what is settled, and for memory that cannot be fenced: files, devices,
     /// droppable memory, holes. `EBUSY` where another userfaultfd is registered. `ENOMEM` at
-    /// the limit on mappings.
+    /// the limit on mappings. `EBADF` if it is not usable.
     pub fn fence<'a>(
-        &'a self,
-        settled: &Settled,
+        &'a mut self,
+        settled: &'a Settled,
         pages: PageRange,
         against: Against,
     ) -> Result<Fence<'a>> {
+        if !self.is_usable() {
+            return Err(Errno::BADF);
+        }
         if settled.pages.intersection(pages) != pages || pages.is_empty() {
             return Err(Errno::INVAL);
         }
@@ -174,24 +203,29 @@ impl Userfault {
         };
         let request = Register { range: pages.into(), mode, ioctls: 0 };
         self.ask::<{ opcode::read_write::<Register>(GROUP, 0) }, _>(request)?;
-        Ok(Fence { fault: self, pages, against })
+        Ok(Fence { fault: self, pages, against, settled: PhantomData })
     }
 
     fn ask<const CODE: Opcode, T>(&self, mut request: T) -> Result<()> {
+        let file = self.file.as_ref().ok_or(Errno::BADF)?;
         // SAFETY: each caller pairs the code with the type that linux/userfaultfd.h gives for it.
         let updater = unsafe { Updater::<CODE, T>::new(&mut request) };
         // SAFETY: the file is a userfaultfd; the request lives as long as the call. What the
         // requests of this module do (register, protect, let go, wake) changes no byte.
-        unsafe { ioctl(&self.file, updater) }
+        unsafe { ioctl(file, updater) }
     }
 }
 
 /// A range to which nobody can add a page, until this is dropped.
+///
+/// Who raised it must not touch missing pages of it himself: he would wait for himself.
 #[derive(Debug)]
 pub struct Fence<'a> {
-    fault: &'a Userfault,
+    fault: &'a mut Userfault,
     pages: PageRange,
     against: Against,
+    /// The promise lasts as long as the fence.
+    settled: PhantomData<&'a Settled>,
 }
 
 impl Fence<'_> {
@@ -204,45 +238,76 @@ impl Fence<'_> {
     /// Looks at the fenced `part` and frees the tables of all its 2 MiB blocks that hold nothing
     /// (against writes, too: nothing but the zero page), where the kernel frees tables on a large
     /// `MADV_DONTNEED` (`CONFIG_PT_RECLAIM`, 6.14). Tables of higher levels stay. (No other call
-    /// does behind a fence: mremap(2) moves a fenced mapping page by page and leaves the tables.) Returns how far it came: less far than the
-    /// end of `part` if `runs`, its work space, was full.
+    /// does behind a fence: mremap(2) moves a fenced mapping page by page and leaves the tables.)
+    /// Returns how far it came: less far than the end of `part` if `runs`, its work space, was full.
+    /// That must not lie in the fenced range.
     ///
-    /// Costs some 0.5 us a table to look at and 0.4 us to free. How many were freed, only `VmPTE` tells.
+    /// Costs some 0.5 us a table to look at (twice against writes) and 0.4 us to free. How many were
+    /// freed, only `VmPTE` tells.
     ///
     /// # Errors
-    /// `EINVAL` if `part` is not fenced or not made of whole blocks, and for locked memory; else those of
-    /// madvise(2). What was freed before stays freed.
-    pub fn free_empty(
-        &self,
-        pagemap: &Pagemap,
-        part: PageRange,
-        runs: &mut [Run],
-    ) -> Result<PageIdx> {
+    /// `EINVAL` if `part` is not fenced or not made of whole blocks, or `runs` is, and for locked
+    /// memory; `EBADF` in a forked child; else those of madvise(2). What was freed before stays freed.
+    pub fn free_empty(&self, part: PageRange, runs: &mut [Run]) -> Result<PageIdx> {
         if part.blocks() != part || self.pages.intersection(part) != part || runs.is_empty() {
             return Err(Errno::INVAL);
         }
-        let query = self.prepare(part)?;
-        let looked = pagemap.find(query, part, runs)?;
+        if !self.covers(runs).is_empty() {
+            return Err(Errno::INVAL);
+        }
+        if !self.fault.is_usable() {
+            return Err(Errno::BADF);
+        }
+        let looked = self.fault.pagemap.find(self.query(), part, runs)?;
         // Not to be taken for looked at: a block that the look left in the middle.
         let until = looked.looked_until.block_start().max(part.start).min(part.end);
         let mut start = part.start;
         for run in looked.runs {
             let held = run.range().blocks();
-            Self::free(PageRange { start, end: held.start })?;
+            self.free_gap(PageRange { start, end: held.start })?;
             start = start.max(held.end);
         }
-        Self::free(PageRange { start, end: until })?;
+        self.free_gap(PageRange { start, end: until })?;
         Ok(until.max(start).min(part.end))
     }
 
-    /// Keeps writers from what is there already, if this fence is to.
-    fn prepare(&self, part: PageRange) -> Result<Query> {
-        if self.against == Against::Additions {
-            return Ok(Query::Held);
+    /// The fenced pages that these runs lie in.
+    fn covers(&self, runs: &[Run]) -> PageRange {
+        let places = runs.as_ptr_range();
+        let first = PageIdx::containing(places.start.addr() as u64);
+        let last = PageIdx::containing((places.end.addr() as u64).saturating_sub(1));
+        self.pages.intersection(PageRange { start: first, end: last + Pages(1) })
+    }
+
+    fn query(&self) -> Query {
+        match self.against {
+            Against::Additions => Query::Held,
+            Against::AdditionsAndWrites => Query::HeldNotZero,
         }
-        let request = WriteProtect { range: part.into(), mode: 1 };
+    }
+
+    /// Frees the tables of fenced blocks in which a look has just found nothing held.
+    fn free_gap(&self, gap: PageRange) -> Result<()> {
+        if gap.is_empty() {
+            return Ok(());
+        }
+        if self.against == Against::Additions {
+            return Self::free(gap);
+        }
+        // Only what seems empty is protected, never what is in use. A page of zeros may have been
+        // written to since the look, so another one follows.
+        let request = WriteProtect { range: gap.into(), mode: 1 };
         self.fault.ask::<{ opcode::read_write::<WriteProtect>(GROUP, 6) }, _>(request)?;
-        Ok(Query::HeldNotZero)
+        let mut left = gap;
+        while !left.is_empty() {
+            let mut runs = [Run::default()];
+            let looked = self.fault.pagemap.find(self.query(), left, &mut runs)?;
+            let held = looked.runs.first().map(|run| run.range().blocks());
+            let held = held.unwrap_or(PageRange { start: left.end, end: left.end });
+            Self::free(PageRange { start: left.start, end: held.start })?;
+            left.start = held.end;
+        }
+        Ok(())
     }
 
     /// Frees the tables of fenced blocks that were seen empty behind the fence.
@@ -252,69 +317,25 @@ impl Fence<'_> {
         }
         // SAFETY: the range is fenced, and was seen since to hold nothing that is not zero; no
         // thread can have changed that, and `Settled` promises that the mapping is still the same.
+        // Fence and look are of this memory, as `is_usable` has said.
         unsafe { rustix::mm::madvise(address(empty.start), length(empty), Advice::LinuxDontNeed) }
     }
 }
 
 impl Drop for Fence<'_> {
     fn drop(&mut self) {
+        // The fence that a forked child inherits is its parent's.
+        if !self.fault.is_usable() {
+            return;
+        }
         let range = Range::from(self.pages);
-        // Both fail only if the mapping is gone, and its fence with it. One who went to sleep while
-        // the first was at work is woken by the second.
-        let _ = self.fault.ask::<{ opcode::read::<Range>(GROUP, 1) }, _>(range);
-        let _ = self.fault.ask::<{ opcode::read::<Range>(GROUP, 2) }, _>(range);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Bytes;
-    use crate::region::Region;
-    use crate::units::BLOCK;
-
-    #[test]
-    fn what_is_not_settled_is_not_fenced() {
-        let Ok(fault) = Userfault::open() else {
-            return;
-        };
-        let region = Region::new(Bytes(2 * BLOCK.0)).unwrap();
-        let pages = region.pages();
-        let first = PageRange::starting_at(pages.start, BLOCK.whole_pages());
-        // SAFETY: the region is this test's own.
-        let settled = unsafe { Settled::new(first) };
-        let refused = fault.fence(&settled, pages, Against::Additions);
-        assert_eq!(refused.map(|_| ()), Err(Errno::INVAL));
-        assert!(fault.fence(&settled, first, Against::Additions).is_ok());
-    }
-
-    #[test]
-    fn what_is_held_stays() {
-        let Ok(fault) = Userfault::open() else {
-            return;
-        };
-        let mut region = Region::new(Bytes(8 * BLOCK.0)).unwrap();
-        let block = crate::Pages(512);
-        region
-            .advise(crate::Pages(0), crate::Pages(8 * 512), crate::region::OwnAdvice::BasePages)
-            .ok();
-        for index in 0..8 {
-            region.touch(crate::Pages(index * block.0), crate::Pages(1));
+        let lifted = self.fault.ask::<{ opcode::read::<Range>(GROUP, 1) }, _>(range);
+        // One who went to sleep while the first was at work is woken by the second.
+        let woken = self.fault.ask::<{ opcode::read::<Range>(GROUP, 2) }, _>(range);
+        if lifted.and(woken).is_err() {
+            // The mapping is gone, or some of it is another's now. Some of the fence may still be
+            // up: the descriptor's close lifts all of it.
+            self.fault.file = None;
         }
-        let empty = crate::region::OwnAdvice::Discard;
-        region.advise(crate::Pages(0), crate::Pages(5 * 512), empty).unwrap();
-        // SAFETY: the region is this test's own.
-        let settled = unsafe { Settled::new(region.pages()) };
-        let Ok(pagemap) = Pagemap::of_self() else { return };
-        let mut runs = [Run::default(); 8];
-        if pagemap.first_table(region.pages()).is_err() {
-            return;
-        }
-        let fence = fault.fence(&settled, region.pages(), Against::Additions).unwrap();
-        let until = fence.free_empty(&pagemap, region.pages(), &mut runs);
-        assert_eq!(until, Ok(region.pages().end));
-        drop(fence);
-        assert_eq!(region.peek(5 << 21), 1);
-        assert_eq!(region.peek(0), 0);
     }
 }

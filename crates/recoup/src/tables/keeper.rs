@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use recoup_sys::pressure::MemoryPressure;
 use recoup_sys::userfault::Settled;
 use recoup_sys::{Bytes, Errno, Features, urgency};
 
+use super::rest::Rest;
 use super::{Mode, Outcome, Refused, Sweeper};
 
 /// Limits on the bytes of page tables (`VmPTE`) of this process.
@@ -17,7 +17,7 @@ pub struct Limits {
     /// Over this, tables are freed in the background.
     pub soft: Bytes,
     /// Before this is reached, those who add tables are held up while others are freed. What is
-    /// needed (tables that hold something, PMD tables) can still exceed it.
+    /// needed (tables that hold something, PMD tables) can still exceed it; then sweeps get rarer.
     pub hard: Bytes,
     /// How long a thread may wait at a fence, about.
     pub max_pause: Duration,
@@ -39,15 +39,17 @@ pub struct Step {
 
 /// Keeps [`Limits`], one [`Regulator::step`] at a time: for one who has a thread for it.
 ///
-/// A step allocates nothing, takes no lock and doesn't panic.
+/// A step allocates nothing, takes no lock and doesn't panic. The thread that steps does well to call
+/// [`recoup_sys::urgency::short_bursts`] first, as a [`Keeper`]'s and the companion do: it then asks
+/// for the lowest real-time priority (`SCHED_RR` 1), if it may.
 #[derive(Debug)]
 pub struct Regulator {
     sweeper: Sweeper,
     limits: Limits,
-    pressure: Option<MemoryPressure>,
     growth: Growth,
-    /// A sweep that found nothing to free is not repeated at once.
-    futile_until: Option<Instant>,
+    /// Sweeps that gain little are not repeated at once, however many tables there are.
+    fencing: Rest,
+    looking: Rest,
 }
 
 /// How fast tables are added, at most, by what was seen of late.
@@ -69,7 +71,8 @@ const HEADROOM: u64 = 2;
 const SHORTEST_WAIT: Duration = Duration::from_micros(100);
 const LONGEST_LATENESS: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
-const FUTILE_REST: Duration = Duration::from_millis(20);
+/// Steps during a rest after sweeps in vain: what they cost is to be a few percent.
+const SHORTEST_WAIT_RESTING: Duration = Duration::from_micros(500);
 
 impl Regulator {
     /// For the settled addresses. Watches memory pressure where the kernel lets it.
@@ -77,10 +80,9 @@ impl Regulator {
     /// # Errors
     /// As for [`Sweeper::new`].
     pub fn new(settled: Settled, limits: Limits, features: &Features) -> Result<Self, Refused> {
-        let sweeper = Sweeper::new(settled, limits.max_pause, features)?;
-        let pressure = MemoryPressure::open(std::path::Path::new("/proc/pressure/memory")).ok();
-        let growth = Growth::new();
-        Ok(Self { sweeper, limits, pressure, growth, futile_until: None })
+        let sweeper = Sweeper::new(settled, limits.max_pause, features)?.watching_pressure();
+        let (fencing, looking) = (Rest::SHORT, Rest::LONG);
+        Ok(Self { sweeper, limits, growth: Growth::new(), fencing, looking })
     }
 
     /// Opens what steps need, in the process that takes them ([`Sweeper::attach`]).
@@ -106,7 +108,12 @@ impl Regulator {
         };
         let now = Instant::now();
         self.growth.restart(outcome.after, now);
-        let wait = self.growth.wait(self.limits.hard.saturating_sub(outcome.after));
+        let wait = match self.fencing.on(outcome.after, now) {
+            Some(grown) if outcome.after >= self.alarm() => {
+                self.growth.wait(grown.saturating_sub(outcome.after)).max(SHORTEST_WAIT_RESTING)
+            }
+            _ => self.growth.wait(self.limits.hard.saturating_sub(outcome.after)),
+        };
         self.growth.due = now + wait;
         Ok(Step { outcome, wait })
     }
@@ -119,31 +126,48 @@ impl Regulator {
     }
 
     /// How to sweep now, if at all, and down to what.
-    fn needed(&self, tables: Bytes) -> Option<(Mode, Bytes)> {
+    fn needed(&mut self, tables: Bytes) -> Option<(Mode, Bytes)> {
         let Limits { soft, hard, .. } = self.limits;
         let low = Bytes((soft.0 - soft.0 / 4).min(hard.0 / 16));
+        let now = Instant::now();
         if tables >= self.alarm() {
-            return Some((Mode::Fencing, low));
+            let resting = self.fencing.on(tables, now).is_some();
+            return (!resting).then_some((Mode::Fencing, low));
         }
-        if self.futile_until.is_some_and(|until| Instant::now() < until) {
+        if self.looking.on(Bytes::ZERO, now).is_some() {
             return None;
         }
-        if self.pressure.as_ref().is_some_and(MemoryPressure::seen) {
+        if self.sweeper.pressure_seen() {
             return Some((Mode::Looking, Bytes::ZERO));
         }
         (tables > soft).then_some((Mode::Looking, low))
     }
 
     fn sweep(&mut self, mode: Mode, goal: Bytes) -> Result<Outcome, Errno> {
+        let began = Instant::now();
         let mut outcome = self.sweeper.sweep_below(mode, goal, self.alarm())?;
-        let still_over = |outcome: &Outcome| outcome.after > goal;
+        let in_vain = outcome.after > goal && outcome.after >= outcome.before;
+        let may_look = self.looking.on(Bytes::ZERO, began).is_none();
         // Fencing leaves tables of the zero page alone; looking does not.
-        if mode == Mode::Fencing && still_over(&outcome) && outcome.after >= outcome.before {
+        if mode == Mode::Fencing && in_vain && may_look {
+            let looks = Instant::now();
             let zero = self.sweeper.sweep(Mode::Looking, goal)?;
             outcome.merge(&zero);
+            self.rested(Mode::Looking, &zero, goal, looks);
         }
-        self.futile_until = still_over(&outcome).then(|| Instant::now() + FUTILE_REST);
+        self.rested(mode, &outcome, goal, began);
         Ok(outcome)
+    }
+
+    /// Takes a rest from this mode if a sweep that began then gained little.
+    fn rested(&mut self, mode: Mode, outcome: &Outcome, goal: Bytes, began: Instant) {
+        let rest = match mode {
+            Mode::Looking => &mut self.looking,
+            Mode::Fencing => &mut self.fencing,
+        };
+        let least = Bytes(self.limits.hard.0 / 16);
+        let now = Instant::now();
+        rest.after(outcome, goal, least, now.duration_since(began), now);
     }
 }
 
@@ -189,7 +213,8 @@ fn bytes(amount: f64) -> Bytes {
     Bytes(amount.clamp(0.0, 4.5e15) as u64)
 }
 
-/// A thread of this process that keeps [`Limits`], until it is dropped.
+/// A thread of this process that keeps [`Limits`], until it is dropped. It asks for the lowest
+/// real-time priority (`SCHED_RR` 1) if it may. A forked child has no such thread.
 #[derive(Debug)]
 pub struct Keeper {
     shared: Arc<Shared>,

@@ -54,6 +54,9 @@ pub struct Outcome {
     pub before: Bytes,
     /// Page tables after the last. The kernel frees tables some milliseconds late (RCU).
     pub after: Bytes,
+    /// What fences were seen to free. Others may add tables elsewhere meanwhile, so it is rather too
+    /// little than too much.
+    pub freed: Bytes,
     /// Times that tables were looked for.
     pub sweeps: u64,
     /// Fences that were raised.
@@ -69,6 +72,7 @@ impl Outcome {
             self.before = later.before;
         }
         self.after = later.after;
+        self.freed += later.freed;
         self.sweeps += later.sweeps;
         self.left_alone += later.left_alone;
         self.pauses.merge(&later.pauses);

@@ -1,16 +1,20 @@
 //! One sweep: where tables are that nothing needs, and their end.
 
+use std::ffi::CString;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use recoup_sys::own_maps::OwnMaps;
 use recoup_sys::own_status::OwnStatus;
-use recoup_sys::pagemap::{Pagemap, Query, Run};
+use recoup_sys::pagemap::{Query, Run};
+use recoup_sys::pressure::{self, MemoryPressure};
 use recoup_sys::units::{PAGE_BYTES, PMD_ORDER};
 use recoup_sys::userfault::{Against, Fence, Settled, Userfault};
+use recoup_sys::workroom::{Newcomer, Workroom};
 use recoup_sys::{Bytes, Errno, Features, PageIdx, PageRange, Pages, Support};
 
 use super::Outcome;
+use super::aside::Aside;
 use super::pace::Pace;
 
 /// Why tables can't be swept here, and what to do about it.
@@ -43,20 +47,23 @@ pub enum Mode {
 /// Finds empty and zero-page-only page tables of this process and frees them.
 ///
 /// After construction nothing here allocates, takes a lock or panics, so that a helper can use it in
-/// an address space whose program has died.
+/// an address space whose program has died. After a fork, the child's copy works for the child.
 #[derive(Debug)]
 pub struct Sweeper {
     place: Option<Place>,
+    room: Workroom,
     crew: Crew,
+    /// Whose pressure to watch, if any.
+    pressure: Option<CString>,
 }
 
 /// What belongs to the process that sweeps.
 #[derive(Debug)]
 struct Place {
     fault: Userfault,
-    pagemap: Pagemap,
     maps: [u8; PAGE_BYTES],
     status: OwnStatus,
+    pressure: Option<MemoryPressure>,
 }
 
 /// What a sweep works with besides.
@@ -64,13 +71,9 @@ struct Place {
 struct Crew {
     settled: Settled,
     pace: Pace,
-    runs: Vec<Run>,
     /// Where the last fencing sweep ended: growth usually goes on there.
     resume: PageIdx,
 }
-
-/// Runs that a look has room for.
-const RUNS: usize = 512;
 
 impl Sweeper {
     /// For the settled addresses, with a longest pause to aim at.
@@ -92,31 +95,55 @@ impl Sweeper {
         if let Some((why, remedy)) = Support::first_missing(needed) {
             return Err(Refused { why: why.to_owned(), remedy });
         }
-        let (pace, runs) = (Pace::new(max_pause), vec![Run::default(); RUNS]);
-        let crew = Crew { settled, pace, runs, resume: PageIdx(0) };
-        Ok(Self { place: None, crew })
+        let room = Workroom::new().map_err(|e| Refused {
+            why: e.to_string(),
+            remedy: "allow this process 4 MiB more of address space",
+        })?;
+        let crew = Crew { settled, pace: Pace::new(max_pause), resume: PageIdx(0) };
+        Ok(Self { place: None, room, crew, pressure: None })
+    }
+
+    /// The same, that also watches memory pressure where the kernel lets it.
+    pub(super) fn watching_pressure(mut self) -> Self {
+        self.pressure = Some(pressure::nearest_file());
+        self
     }
 
     /// Opens what sweeping needs, in the process that is to sweep: that with the program in it, or
-    /// one that shares its address space. Otherwise the first use does it.
+    /// one that shares its address space. Otherwise the first use does it, also the first in a
+    /// forked child.
     ///
     /// # Errors
     /// Those of open(2) and userfaultfd(2).
     pub fn attach(&mut self) -> Result<(), Errno> {
+        let left = self.place.take();
+        if self.room.newcomer() == Newcomer::Sharer {
+            // The numbers of another process's descriptors: here they may be anybody's.
+            std::mem::forget(left);
+        } else {
+            drop(left);
+        }
+        self.room.enter();
         self.place = Some(Place {
             fault: Userfault::open()?,
-            pagemap: Pagemap::open_own()?,
             maps: [0; PAGE_BYTES],
             status: OwnStatus::open()?,
+            pressure: self.pressure.as_deref().and_then(|file| MemoryPressure::open(file).ok()),
         });
         Ok(())
     }
 
     fn place(&mut self) -> Result<&mut Place, Errno> {
-        if self.place.is_none() {
+        let usable = self.place.as_ref().is_some_and(|place| place.fault.is_usable());
+        if !usable || self.room.newcomer() != Newcomer::Same {
             self.attach()?;
         }
         self.place.as_mut().ok_or(Errno::BADF)
+    }
+
+    /// Whether memory ran short since the last call, as far as that is watched.
+    pub(super) fn pressure_seen(&mut self) -> bool {
+        self.place().is_ok_and(|place| place.pressure.as_ref().is_some_and(MemoryPressure::seen))
     }
 
     /// Bytes of page tables now.
@@ -147,17 +174,21 @@ impl Sweeper {
         alarm: Bytes,
     ) -> Result<Outcome, Errno> {
         self.place()?;
-        let Self { place: Some(place), crew } = self else {
+        let aside = Aside::new([Aside::stack(), Aside::value(self), self.room.pages()]);
+        let Self { place: Some(place), room, crew, .. } = self else {
             return Err(Errno::BADF);
         };
         let before = place.status.page_tables()?;
         let outcome = Outcome { before, after: before, sweeps: 1, ..Outcome::default() };
-        let Place { fault, pagemap, maps, status } = place;
-        let mut work = Work { fault, pagemap, status, crew, goal, alarm, outcome };
-        let resume = if mode == Mode::Fencing { work.crew.resume } else { PageIdx(0) };
+        let Place { fault, maps, status, .. } = place;
+        let Crew { settled, pace, resume } = crew;
+        let from = if mode == Mode::Fencing { *resume } else { PageIdx(0) };
+        let runs = room.runs();
+        let mut work =
+            Work { fault, status, settled, pace, resume, runs, aside, goal, alarm, outcome };
         let last = PageIdx(u64::MAX);
         for part in
-            [PageRange { start: resume, end: last }, PageRange { start: PageIdx(0), end: resume }]
+            [PageRange { start: from, end: last }, PageRange { start: PageIdx(0), end: from }]
         {
             let mut maps = OwnMaps::open(maps).map_err(Errno::from_raw_os_error)?;
             let ended = maps.try_for_each(|mapping| {
@@ -186,10 +217,14 @@ fn whole_blocks(mapping: PageRange, settled: PageRange) -> PageRange {
 
 /// One sweep under way.
 struct Work<'a> {
-    fault: &'a Userfault,
-    pagemap: &'a Pagemap,
+    fault: &'a mut Userfault,
     status: &'a OwnStatus,
-    crew: &'a mut Crew,
+    settled: &'a Settled,
+    pace: &'a mut Pace,
+    resume: &'a mut PageIdx,
+    runs: &'a mut [Run],
+    /// What the sweep itself uses, which it must not fence.
+    aside: Aside,
     goal: Bytes,
     alarm: Bytes,
     outcome: Outcome,
@@ -198,14 +233,19 @@ struct Work<'a> {
 impl Work<'_> {
     /// Sweeps the part `within` of a mapping.
     fn mapping(&mut self, mapping: PageRange, within: PageRange, mode: Mode) -> ControlFlow<()> {
-        let settled = self.crew.settled.pages();
-        let area = whole_blocks(within, settled);
-        match mode {
-            _ if area.is_empty() => ControlFlow::Continue(()),
-            Mode::Looking => self.look_and_fence(area),
-            // All of the mapping is fenced: no table is added anywhere in it, and it is not split.
-            Mode::Fencing => self.fence(whole_blocks(mapping, settled), area, Against::Additions),
+        let mut left = whole_blocks(mapping, self.settled.pages());
+        while let Some(piece) = self.aside.first_piece(left) {
+            left.start = piece.end;
+            let area = whole_blocks(piece, within);
+            match mode {
+                _ if area.is_empty() => {}
+                Mode::Looking => self.look_and_fence(area)?,
+                // All of the mapping is fenced: no table is added anywhere in it, and it is not
+                // split, unless the sweep's own memory is part of it.
+                Mode::Fencing => self.fence(piece, area, Against::Additions)?,
+            }
         }
+        ControlFlow::Continue(())
     }
 
     fn look_and_fence(&mut self, area: PageRange) -> ControlFlow<()> {
@@ -214,7 +254,7 @@ impl Work<'_> {
             let part = self.portion(at, area);
             let began = Instant::now();
             let looked = self.look(part);
-            self.crew.pace.took(began.elapsed());
+            self.pace.took(began.elapsed());
             let Ok((found, until)) = looked else {
                 self.outcome.left_alone += 1;
                 return ControlFlow::Continue(());
@@ -231,12 +271,12 @@ impl Work<'_> {
     }
 
     fn portion(&self, start: PageIdx, area: PageRange) -> PageRange {
-        PageRange { start, end: area.end.min(start + self.crew.pace.portion()) }
+        PageRange { start, end: area.end.min(start + self.pace.portion()) }
     }
 
     /// Where in `part` tables are that seem to hold nothing, and how far it looked. Unfenced: only a hint.
     fn look(&mut self, part: PageRange) -> Result<(Option<(PageRange, Against)>, PageIdx), Errno> {
-        let looked = self.pagemap.find(Query::HeldNotZero, part, &mut self.crew.runs)?;
+        let looked = self.fault.pagemap().find(Query::HeldNotZero, part, self.runs)?;
         let until = looked.looked_until.block_start().max(part.start + BLOCK_PAGES).min(part.end);
         let end = PageRange { start: until, end: until };
         let held = looked.runs.iter().map(|run| run.range().blocks());
@@ -248,13 +288,13 @@ impl Work<'_> {
             if gap.is_empty() {
                 continue;
             }
-            if let Some(first) = self.pagemap.first_table(gap)? {
+            if let Some(first) = self.fault.pagemap().first_table(gap)? {
                 let from = hull.map_or(first, |hull| hull.start);
                 hull = Some(PageRange { start: from, end: gap.end });
             }
         }
         let Some(slice) = hull else { return Ok((None, until)) };
-        let zero = self.pagemap.find(Query::Zero, slice, &mut self.crew.runs[..1])?.runs.len();
+        let zero = self.fault.pagemap().find(Query::Zero, slice, &mut self.runs[..1])?.runs.len();
         let against = if zero == 0 { Against::Additions } else { Against::AdditionsAndWrites };
         Ok((Some((slice, against)), until))
     }
@@ -263,40 +303,58 @@ impl Work<'_> {
     /// allowed.
     fn fence(&mut self, cover: PageRange, slice: PageRange, against: Against) -> ControlFlow<()> {
         let mut left = slice;
-        while !left.is_empty() {
+        while !left.is_empty() && self.fault.is_usable() {
             let began = Instant::now();
-            match self.fault.fence(&self.crew.settled, cover, against) {
-                Ok(fence) => left.start = self.behind(&fence, left, Instant::now()),
+            match self.fault.fence(self.settled, cover, against) {
+                Ok(fence) => {
+                    let before = self.status.page_tables();
+                    let mut behind = Behind { pace: self.pace, runs: self.runs, left_alone: 0 };
+                    left.start = behind.free(&fence, left, Instant::now());
+                    self.outcome.left_alone += behind.left_alone;
+                    if let (Ok(before), Ok(after)) = (before, self.status.page_tables()) {
+                        self.outcome.freed += before.saturating_sub(after);
+                    }
+                }
                 Err(_) => {
                     self.outcome.left_alone += 1;
                     return ControlFlow::Continue(());
                 }
             }
-            self.outcome.pauses.add(began.elapsed(), self.crew.pace.max_pause());
-            self.crew.resume = left.start;
+            self.outcome.pauses.add(began.elapsed(), self.pace.max_pause());
+            *self.resume = left.start;
             if self.status.page_tables().is_ok_and(|tables| tables <= self.goal) {
                 return ControlFlow::Break(());
             }
             // Without libc, which a helper in a dead program's memory has none of.
             recoup_sys::urgency::rest(REST);
         }
-        ControlFlow::Continue(())
+        // A fence that could not be lifted has closed its descriptor: the next sweep opens another.
+        if self.fault.is_usable() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     }
+}
 
+/// What is done while a fence is up.
+struct Behind<'a> {
+    pace: &'a mut Pace,
+    runs: &'a mut [Run],
+    left_alone: u64,
+}
+
+impl Behind<'_> {
     /// Frees from the start of a fenced area on until the fence's time is over; returns how far that
     /// was.
-    fn behind(&mut self, fence: &Fence<'_>, area: PageRange, began: Instant) -> PageIdx {
+    fn free(&mut self, fence: &Fence<'_>, area: PageRange, began: Instant) -> PageIdx {
         let mut at = area.start;
         loop {
-            let part = self.portion(at, area);
+            let part = PageRange { start: at, end: area.end.min(at + self.pace.portion()) };
             let went = Instant::now();
-            let freed = fence.free_empty(self.pagemap, part, &mut self.crew.runs);
-            self.crew.pace.took(went.elapsed());
+            let freed = fence.free_empty(part, self.runs);
+            self.pace.took(went.elapsed());
             at = freed.unwrap_or_else(|_| {
-                self.outcome.left_alone += 1;
+                self.left_alone += 1;
                 part.end
             });
-            if at >= area.end || began.elapsed() >= self.crew.pace.budget() {
+            if at >= area.end || began.elapsed() >= self.pace.budget() {
                 return at;
             }
         }

@@ -91,10 +91,11 @@ fn memory_that_another_userfaultfd_watches_is_left_to_it() {
     let part = Part::of(&region, 0, 1);
     (0..64).for_each(|block| part.write(block * 512, 5));
     (0..63).for_each(|block| part.discard(block * 512));
-    let other = Userfault::open().unwrap();
-    let theirs = other.fence(&settled(region.pages()), region.pages(), Against::Additions).unwrap();
-    let refused = Userfault::open().unwrap();
-    let ours = refused.fence(&settled(region.pages()), region.pages(), Against::Additions);
+    let promised = settled(region.pages());
+    let mut other = Userfault::open().unwrap();
+    let theirs = other.fence(&promised, region.pages(), Against::Additions).unwrap();
+    let mut refused = Userfault::open().unwrap();
+    let ours = refused.fence(&promised, region.pages(), Against::Additions);
     assert_eq!(ours.map(|_| ()), Err(recoup_sys::Errno::BUSY));
     assert!(sweep(region.pages()) >= 2);
     drop(theirs);
@@ -171,12 +172,31 @@ extern "C" fn fence_and_stay(argument: *mut libc::c_void) -> i32 {
     let fencing = unsafe { &*argument.cast::<Fencing>() };
     // SAFETY: nothing is mapped over the region.
     let settled = unsafe { Settled::new(fencing.pages) };
-    let Ok(fault) = Userfault::open() else { return 1 };
+    let Ok(mut fault) = Userfault::open() else { return 1 };
     let Ok(_fence) = fault.fence(&settled, fencing.pages, Against::Additions) else { return 2 };
     fencing.up.store(1, Ordering::Release);
     loop {
         // SAFETY: waits for a signal.
         unsafe { libc::pause() };
+    }
+}
+
+/// Kills the helper and waits for its end, also when a test fails: nobody waits at its fence then.
+struct Helper(i32);
+
+impl Helper {
+    fn kill(&self) {
+        // SAFETY: the helper is this test's own, and not yet waited for.
+        assert_eq!(unsafe { libc::kill(self.0, libc::SIGKILL) }, 0);
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe { libc::kill(self.0, libc::SIGKILL) };
+        // SAFETY: no status is asked for.
+        unsafe { libc::waitpid(self.0, std::ptr::null_mut(), 0) };
     }
 }
 
@@ -198,28 +218,29 @@ fn who_waits_goes_on_when_the_one_who_fences_is_killed() {
     // touches nothing else of this program but code.
     let helper = unsafe { libc::clone(fence_and_stay, top.cast(), flags, argument) };
     assert!(helper > 0);
+    let helper = Helper(helper);
+    let began = Instant::now();
     while fencing.up.load(Ordering::Acquire) == 0 {
+        assert!(began.elapsed() < Duration::from_secs(5), "no fence");
         std::thread::sleep(Duration::from_millis(1));
     }
     let written = AtomicBool::new(false);
-    std::thread::scope(|scope| {
+    let (held, went_on) = std::thread::scope(|scope| {
         scope.spawn(|| {
             part.write(512, 9);
             written.store(true, Ordering::Release);
         });
         std::thread::sleep(Duration::from_millis(100));
-        assert!(!written.load(Ordering::Acquire), "the fence holds");
-        // SAFETY: the helper is this test's own.
-        assert_eq!(unsafe { libc::kill(helper, libc::SIGKILL) }, 0);
+        let held = !written.load(Ordering::Acquire);
+        helper.kill();
         let began = Instant::now();
-        while !written.load(Ordering::Acquire) {
-            assert!(began.elapsed() < Duration::from_secs(5), "still waiting");
+        while !written.load(Ordering::Acquire) && began.elapsed() < Duration::from_secs(5) {
             std::thread::sleep(Duration::from_millis(1));
         }
+        (held, written.load(Ordering::Acquire))
     });
-    let mut status = 0;
-    // SAFETY: the status is a place of this function's.
-    assert_eq!(unsafe { libc::waitpid(helper, &raw mut status, 0) }, helper);
+    assert!(held && went_on, "{held} {went_on}");
+    drop(helper);
     assert_eq!(part.read(512), 9);
     assert_eq!(Pages(BLOCKS * 512), region.pages().length());
     drop(stack);

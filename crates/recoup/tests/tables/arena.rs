@@ -1,5 +1,6 @@
 //! Memory of the tests' own that many threads use at a time, each its own pages of it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +25,25 @@ pub(crate) fn features() -> Features {
 /// Whether the fence works here.
 pub(crate) fn fences(features: &Features) -> bool {
     Sweeper::new(settled(PageRange::default()), Duration::ZERO, features).is_ok()
+}
+
+/// Whether a thread of this process may have real-time priority, as a keeper asks for.
+pub(crate) fn real_time() -> bool {
+    let asks = || {
+        let lowest = libc::sched_param { sched_priority: 1 };
+        // SAFETY: reads the parameter; changes the calling thread, which ends.
+        unsafe { libc::sched_setscheduler(0, libc::SCHED_RR, &raw const lowest) == 0 }
+    };
+    std::thread::spawn(asks).join().unwrap()
+}
+
+/// Sets a flag when dropped, so that threads which wait for it also end when a test fails.
+pub(crate) struct Ending<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Bytes of page tables.

@@ -10,7 +10,7 @@ use recoup::tables::{Mode, Sweeper};
 use recoup_sys::Bytes;
 use recoup_testkit::require;
 
-use crate::arena::{Dice, PAGE, Part, alone, features, fences, region, settled, tables};
+use crate::arena::{Dice, Ending, PAGE, Part, alone, features, fences, region, settled, tables};
 
 const THREADS: usize = 4;
 /// Pages that a thread keeps at most.
@@ -111,6 +111,7 @@ fn hammer(
     let (ended, lost, done) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
     let file = file();
     std::thread::scope(|scope| {
+        let _ending = Ending(&ended);
         for index in 0..THREADS {
             let (file, ended, lost, done) = (&file, &ended, &lost, &done);
             let part = Part::of(region, index, THREADS);
@@ -130,7 +131,6 @@ fn hammer(
         while began.elapsed() < time {
             meanwhile();
         }
-        ended.store(true, Ordering::Relaxed);
     });
     (lost.into_inner(), done.into_inner())
 }

@@ -7,4 +7,5 @@ mod alone;
 mod arena;
 mod hammer;
 mod limits;
+mod own;
 mod sweeps;

@@ -1,0 +1,76 @@
+//! Page tables of a sparse region, before and after a keeper's work.
+//!
+//!     cargo run --release -p recoup --example tables
+//!
+//! Needs Linux 6.14 with `CONFIG_PT_RECLAIM`, and a userfaultfd that covers faults of the kernel: as root,
+//! or with `sysctl vm.unprivileged_userfaultfd=1`. Without, it says what is missing and ends.
+
+#![expect(unsafe_code, reason = "what is settled is promised here")]
+
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use recoup::tables::{Keeper, Limits, Pauses, Settled};
+use recoup_sys::own_status::OwnStatus;
+use recoup_sys::region::{OwnAdvice, Region};
+use recoup_sys::units::BLOCK;
+use recoup_sys::{Bytes, Features, Pages};
+
+const LENGTH: Bytes = Bytes(8 << 30);
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let features = Features::probe()?;
+    // Declared before the keeper, so unmapped after its end.
+    let mut region = Region::new(LENGTH)?;
+    let limits = Limits {
+        soft: Bytes(4 << 20),
+        hard: Bytes(64 << 20),
+        max_pause: Limits::DEFAULT_MAX_PAUSE,
+    };
+    // SAFETY: the region is this program's own, nothing is mapped over it, and it outlives the keeper.
+    let settled = unsafe { Settled::new(region.pages()) };
+    let status = OwnStatus::open()?;
+    println!("page tables at first: {}", kib(status.page_tables()?));
+    region.advise(Pages(0), LENGTH.whole_pages(), OwnAdvice::BasePages)?;
+    for block in 0..LENGTH.0 / BLOCK.0 {
+        let page = Pages(block * BLOCK.whole_pages().0);
+        region.touch(page, Pages(1));
+        region.advise(page, Pages(1), OwnAdvice::Discard)?;
+    }
+    println!("a page of each 2 MiB touched and discarded: {}", kib(status.page_tables()?));
+    let keeper = match Keeper::start(settled, limits, &features) {
+        Ok(keeper) => keeper,
+        Err(refused) => {
+            println!("{refused}");
+            return Ok(());
+        }
+    };
+    let began = Instant::now();
+    while status.page_tables()? > limits.soft && began.elapsed() < Duration::from_secs(10) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    println!("after {:.0?} of a keeper: {}", began.elapsed(), kib(status.page_tables()?));
+    // A step is told when it is over.
+    std::thread::sleep(Duration::from_millis(200));
+    show(&keeper.outcome().pauses);
+    Ok(())
+}
+
+fn kib(bytes: Bytes) -> String {
+    format!("{} KiB", bytes.0 >> 10)
+}
+
+fn show(pauses: &Pauses) {
+    println!(
+        "{} fences, the longest {:?}, all {:?}:",
+        pauses.count(),
+        pauses.longest,
+        pauses.total
+    );
+    for (place, count) in pauses.histogram.iter().enumerate().filter(|(_, count)| **count > 0) {
+        match place + 1 {
+            Pauses::PLACES => println!("  longer: {count}"),
+            _ => println!("  below {:>6} us: {count}", 1_u64 << place),
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! The one who fences: its own memory, its forked child, and fences that cannot be lifted.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use recoup::tables::{Mode, Settled, Sweeper};
+use recoup_sys::pagemap::Run;
+use recoup_sys::userfault::{Against, Userfault};
+use recoup_sys::{Bytes, Errno, PageRange, Pages};
+use recoup_testkit::require;
+
+use crate::arena::{
+    BLOCK_BYTES, Part, alone, features, fences, region, settled, tables, tables_below,
+};
+
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Runs it in a forked child, which is killed if it takes long; whether it returned true.
+fn child(work: impl FnOnce() -> bool) -> bool {
+    // SAFETY: the child has a copy of this thread alone, and ends by `_exit`.
+    let child = unsafe { libc::fork() };
+    assert!(child >= 0);
+    if child == 0 {
+        // SAFETY: takes a number; the signal ends the child.
+        unsafe { libc::alarm(20) };
+        let status = i32::from(!work());
+        // SAFETY: ends the child without anything of the parent's.
+        unsafe { libc::_exit(status) }
+    }
+    let mut status = -1;
+    // SAFETY: the status is a place of this function's.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    status == 0
+}
+
+#[test]
+fn a_forked_child_sweeps_its_own_memory() {
+    let _turn = alone();
+    require!(
+        fences(&features()),
+        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
+    );
+    for mode in [Mode::Looking, Mode::Fencing] {
+        let region = region(64);
+        let part = Part::of(&region, 0, 1);
+        (0..64).for_each(|block| part.write(block * 512, 1));
+        (0..64).for_each(|block| part.discard(block * 512));
+        let mut sweeper = Sweeper::new(settled(region.pages()), PAUSE, &features()).unwrap();
+        sweeper.attach().unwrap();
+        let kept = child(|| {
+            (0..32).for_each(|block| part.write(block * 512, 7));
+            (32..64).for_each(|block| part.write(block * 512, 7));
+            (32..64).for_each(|block| part.discard(block * 512));
+            let full = tables();
+            let swept = sweeper.sweep(mode, Bytes::ZERO).is_ok();
+            let freed = tables() + 16 * 4096 <= full;
+            let kept = (0..32).all(|block| part.read(block * 512) == 7);
+            swept && freed && kept
+        });
+        assert!(kept, "{mode:?}");
+        // The parent's still works.
+        assert!(sweeper.sweep(mode, Bytes::ZERO).is_ok());
+    }
+}
+
+#[test]
+fn a_fence_is_of_no_use_to_a_forked_child() {
+    let _turn = alone();
+    require!(
+        fences(&features()),
+        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
+    );
+    let region = region(4);
+    let settled = settled(region.pages());
+    let mut fault = Userfault::open().unwrap();
+    let mut runs = [Run::default(); 8];
+    let fence = fault.fence(&settled, region.pages(), Against::Additions).unwrap();
+    let refused = child(|| fence.free_empty(region.pages(), &mut runs) == Err(Errno::BADF));
+    assert!(refused);
+    assert!(fence.free_empty(region.pages(), &mut runs).is_ok());
+    drop(fence);
+    let refused = child(|| {
+        fault.fence(&settled, region.pages(), Against::Additions).err() == Some(Errno::BADF)
+    });
+    assert!(refused);
+}
+
+#[test]
+fn who_sweeps_everything_does_not_wait_for_himself() {
+    let _turn = alone();
+    require!(
+        fences(&features()),
+        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
+    );
+    let features = features();
+    let region = region(512);
+    let part = Part::of(&region, 0, 1);
+    let ended = child(|| {
+        // Zero pages, so that writes are fenced too, and empty tables.
+        (0..256).for_each(|block| assert_eq!(part.read(block * 512), 0));
+        (256..512).for_each(|block| part.write(block * 512, 1));
+        (256..512).for_each(|block| part.discard(block * 512));
+        // SAFETY: this child has but one thread, which maps nothing while it sweeps.
+        let everywhere = unsafe { Settled::everywhere() };
+        let Ok(mut sweeper) = Sweeper::new(everywhere, PAUSE, &features) else { return false };
+        let modes = [Mode::Looking, Mode::Fencing, Mode::Looking];
+        modes.into_iter().all(|mode| sweeper.sweep(mode, Bytes::ZERO).is_ok())
+    });
+    assert!(ended);
+}
+
+/// The stack and the sweeper both lie in the region, among empty tables and zero pages.
+#[test]
+fn a_stack_among_what_is_swept_is_left_out() {
+    const STACK: usize = 16 * BLOCK_BYTES;
+    extern "C" fn sweeps(argument: *mut libc::c_void) -> i32 {
+        // SAFETY: the test waits for this helper before it drops the pages.
+        let pages = unsafe { *argument.cast::<PageRange>() };
+        let Ok(mut sweeper) = Sweeper::new(settled(pages), PAUSE, &features()) else { return 1 };
+        let modes = [Mode::Looking, Mode::Fencing, Mode::Looking];
+        let swept = modes.into_iter().all(|mode| sweeper.sweep(mode, Bytes::ZERO).is_ok());
+        i32::from(!swept)
+    }
+    let _turn = alone();
+    require!(
+        fences(&features()),
+        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
+    );
+    let region = region(64);
+    let part = Part::of(&region, 0, 1);
+    (32..64).for_each(|block| assert_eq!(part.read(block * 512), 0));
+    let ended = child(|| {
+        let mut pages = region.pages();
+        let top = part.address(0).wrapping_byte_add(STACK);
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+        let argument = (&raw mut pages).cast();
+        // SAFETY: the stack is the helper's alone; this thread waits until it has ended.
+        let helper = unsafe { libc::clone(sweeps, top.cast(), flags, argument) };
+        let mut status = -1;
+        // SAFETY: the status is a place of this function's.
+        let waited = unsafe { libc::waitpid(helper, &raw mut status, 0) };
+        waited == helper && status == 0
+    });
+    assert!(ended);
+}
+
+#[test]
+fn a_fence_that_cannot_be_lifted_is_closed() {
+    let _turn = alone();
+    require!(
+        fences(&features()),
+        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
+    );
+    let region = region(4);
+    let part = Part::of(&region, 0, 1);
+    let settled = settled(region.pages());
+    let mut fault = Userfault::open().unwrap();
+    let fence = fault.fence(&settled, region.pages(), Against::Additions).unwrap();
+    // A file in the middle, of which the kernel can let nothing go.
+    let file = std::fs::File::open("/proc/self/exe").unwrap();
+    let (descriptor, flags) =
+        (std::os::fd::AsRawFd::as_raw_fd(&file), libc::MAP_PRIVATE | libc::MAP_FIXED);
+    let place = part.address(1024).cast();
+    // SAFETY: the place is the region's, which holds nothing there and is not looked at again.
+    let mapped = unsafe { libc::mmap(place, BLOCK_BYTES, libc::PROT_READ, flags, descriptor, 0) };
+    assert_eq!(mapped, place);
+    drop(fence);
+    assert!(!fault.is_usable());
+    let refused = fault.fence(&settled, region.pages(), Against::Additions).err();
+    assert_eq!(refused, Some(Errno::BADF));
+    let written = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            part.write(0, 9);
+            written.store(true, Ordering::Release);
+        });
+        let began = Instant::now();
+        while !written.load(Ordering::Acquire) && began.elapsed() < Duration::from_secs(5) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // Whoever still waits is let go by this, so that a failure can be told.
+        drop(fault);
+        assert!(began.elapsed() < Duration::from_secs(5), "still waiting");
+    });
+    assert_eq!(part.read(0), 9);
+}
+
+#[test]
+fn what_is_not_settled_is_not_fenced() {
+    let _turn = alone();
+    require!(
+        fences(&features()),
+        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
+    );
+    let mut fault = Userfault::open().unwrap();
+    let region = region(2);
+    let first = PageRange::starting_at(region.pages().start, Pages(512));
+    let settled = settled(first);
+    let refused = fault.fence(&settled, region.pages(), Against::Additions).err();
+    assert_eq!(refused, Some(Errno::INVAL));
+    assert!(fault.fence(&settled, first, Against::Additions).is_ok());
+}
+
+#[test]
+fn what_is_held_stays_and_the_rest_is_freed() {
+    let _turn = alone();
+    require!(
+        fences(&features()),
+        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
+    );
+    for against in [Against::Additions, Against::AdditionsAndWrites] {
+        let region = region(128);
+        let part = Part::of(&region, 0, 1);
+        (0..128).for_each(|block| part.write(block * 512, 3));
+        (0..120).for_each(|block| part.discard(block * 512));
+        let (settled, full) = (settled(region.pages()), tables());
+        let mut fault = Userfault::open().unwrap();
+        let mut runs = [Run::default(); 16];
+        let fence = fault.fence(&settled, region.pages(), against).unwrap();
+        assert_eq!(fence.free_empty(region.pages(), &mut runs), Ok(region.pages().end));
+        drop(fence);
+        let left = tables_below(full - 100 * 4096);
+        assert!(left <= full - 100 * 4096, "{left} of {full}");
+        (0..128).for_each(|block| {
+            assert_eq!(part.read(block * 512), if block < 120 { 0 } else { 3 }, "{block}");
+        });
+    }
+}
