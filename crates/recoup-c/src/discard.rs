@@ -80,6 +80,10 @@ pub unsafe extern "C" fn recoup_discarder_free(discarder: *mut recoup_discarder)
 /// The pages are mapped, of the kind that `backing` says (RECOUP_PRIVATE, ...), and nobody reads or
 /// writes them during the call; of shared memory, in no process.
 ///
+/// It calls `malloc` and `free`. So where an allocator calls it from a hook (a purge, an extent's end),
+/// these must not be that allocator's own, unless they go to another arena that doesn't use the hook:
+/// else they wait for locks that the hook's caller holds, or call the hook again.
+///
 /// Returns 0, or EINVAL for locked memory or another kind of memory, ENOMEM for unmapped memory: what
 /// was given back before stays given back.
 #[unsafe(no_mangle)]

@@ -13,7 +13,14 @@ const OTHER: c_int = 5;
 pub(crate) fn status(result: Result<(), Error>) -> c_int {
     match result {
         Ok(()) => 0,
-        Err(Error::Os { source, .. }) => source.raw_os_error().unwrap_or(OTHER),
-        Err(_) => OTHER,
+        Err(error) => errno(&error),
+    }
+}
+
+/// What an error is to C.
+pub(crate) fn errno(error: &Error) -> c_int {
+    match error {
+        Error::Os { source, .. } => source.raw_os_error().unwrap_or(OTHER),
+        _ => OTHER,
     }
 }

@@ -5,7 +5,7 @@
 use std::ffi::c_int;
 
 use recoup_rust::headroom::{Headroom, Limit};
-use recoup_sys::{Bytes, Error};
+use recoup_sys::Bytes;
 
 use crate::error::{INVALID, status};
 
@@ -49,11 +49,11 @@ pub unsafe extern "C" fn recoup_headroom_read(
     returnable: u64,
     answer: *mut recoup_headroom,
 ) -> c_int {
-    // SAFETY: NULL, or the caller's own structure.
-    let Some(answer) = (unsafe { answer.as_mut() }) else { return INVALID };
-    let read = || -> Result<(), Error> {
-        *answer = recoup_rust::headroom(Bytes(returnable))?.into();
-        Ok(())
-    };
-    status({ read }())
+    if answer.is_null() {
+        return INVALID;
+    }
+    status(recoup_rust::headroom(Bytes(returnable)).map(|headroom| {
+        // SAFETY: the caller's own structure. It need not be initialised, so no reference is made.
+        unsafe { answer.write(headroom.into()) }
+    }))
 }

@@ -10,3 +10,6 @@
 pub mod discard;
 mod error;
 pub mod headroom;
+#[cfg(target_arch = "x86_64")]
+pub mod reaper;
+pub mod teardown;

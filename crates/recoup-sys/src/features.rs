@@ -84,6 +84,9 @@ pub struct Features {
     /// A userfaultfd that covers faults of the kernel, too: this process's own page tables can be freed
     /// behind a fence while its threads run.
     pub userfaultfd: Support,
+    /// A companion can be made: `unshare(CLONE_VM)`, which filters of system calls may forbid,
+    /// pidfd_open(2) (Linux 5.3) and close_range(2) (Linux 5.9), on x86-64.
+    pub companion: Support,
     /// `process_madvise(2)` takes `MADV_COLD` and `MADV_PAGEOUT` (Linux 5.10).
     pub process_madvise: Support,
     /// Other users' processes may be looked at (`CAP_SYS_PTRACE`).
@@ -128,6 +131,7 @@ impl Features {
             procmap_query: procmap_query()?,
             table_reclaim: table_reclaim(&pagemap)?,
             userfaultfd: userfaultfd(),
+            companion: companion(),
             process_madvise: advise_self()?,
             other_processes: Support::require(
                 capable(CapabilitySet::SYS_PTRACE),
@@ -166,6 +170,7 @@ impl Features {
             ("procmap_query", &self.procmap_query),
             ("table_reclaim", &self.table_reclaim),
             ("userfaultfd", &self.userfaultfd),
+            ("companion", &self.companion),
             ("process_madvise", &self.process_madvise),
             ("other_processes", &self.other_processes),
             ("advise_others", &self.advise_others),
@@ -276,6 +281,20 @@ fn userfaultfd() -> Support {
         "set vm.unprivileged_userfaultfd=1, grant CAP_SYS_PTRACE, or allow access to \
          /dev/userfaultfd (Linux 6.1)",
     )
+}
+
+#[cfg(target_arch = "x86_64")]
+fn companion() -> Support {
+    Support::from_result(
+        crate::companion::probe(),
+        "use Linux 5.9 or later, and allow unshare, pidfd_open and close_range in the container's \
+         seccomp filter",
+    )
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn companion() -> Support {
+    Support::require(false, "the companion exists on x86-64 only", "nothing to do")
 }
 
 fn in_initial_user_namespace() -> bool {

@@ -193,14 +193,15 @@ impl Region {
     /// All of it, to be given back to the kernel while it stays mapped.
     #[must_use]
     pub fn contents(&mut self) -> Released<'_> {
-        // SAFETY: the region is mapped privately, and its only borrow lasts as long as the promise.
-        unsafe { Released::new(self.first_byte(), self.length, Backing::Private) }
+        // SAFETY: the region was mapped with this backing, and its only borrow lasts as long as the
+        // promise.
+        unsafe { Released::new(self.first_byte(), self.length, self.backing) }
     }
 
-    /// Gives the whole mapping up: its address and length, to be unmapped by somebody else.
-    pub(crate) fn into_raw(self) -> (*mut c_void, usize) {
+    /// Gives the whole mapping up: its address, length and backing, to be unmapped by somebody else.
+    pub(crate) fn into_raw(self) -> (*mut c_void, usize, Backing) {
         let region = std::mem::ManuallyDrop::new(self);
-        (region.mapping.as_ptr(), region.mapping_length)
+        (region.mapping.as_ptr(), region.mapping_length, region.backing)
     }
 
     fn first_byte(&self) -> *mut u8 {

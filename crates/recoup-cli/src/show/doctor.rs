@@ -4,7 +4,7 @@ use recoup_sys::{Features, Support};
 use serde::Serialize;
 
 /// What recoup can do, and what of the kernel each thing needs.
-fn mechanisms(features: &Features) -> [(&'static str, Vec<&Support>); 7] {
+fn mechanisms(features: &Features) -> [(&'static str, Vec<&Support>); 8] {
     let look = [&features.base_pages, &features.frame_numbers, &features.frame_flags];
     let act = [&features.process_madvise, &features.advise_others];
     let with = |more: &[&'static str]| {
@@ -18,6 +18,7 @@ fn mechanisms(features: &Features) -> [(&'static str, Vec<&Support>); 7] {
         ("find empty tables' places (--map)", vec![&features.pagemap_scan]),
         ("split huge pages, drop lazily freed memory", with(&[]).into_iter().chain(act).collect()),
         ("free a program's own tables while it runs", with_fence(features)),
+        ("let a program's end be seen before its memory is freed", vec![&features.companion]),
         ("look at other users' processes", vec![&features.other_processes]),
     ]
 }

@@ -36,7 +36,9 @@ mod freeing;
 mod life;
 
 /// `CLONE_VM`, `CLONE_FILES` (until the companion has left them), `CLONE_SETTLS`, `CLONE_UNTRACED`;
-/// no signal at its end, so that only those who ask for it (`__WCLONE`) can wait for it.
+/// no signal at its end, so that only those who ask for it (`__WCLONE`) can wait for it. (After an
+/// execve of the program the kernel signals `SIGCHLD` all the same, since the parent's exec number is no
+/// longer the one that the child was made with; what can be waited for stays as it was.)
 const COMPANION: usize = 0x0000_0100 | 0x0000_0400 | 0x0008_0000 | 0x0080_0000;
 
 /// How a companion works.
@@ -91,7 +93,8 @@ pub struct Companion {
 }
 
 impl Companion {
-    /// Starts one. Takes about 0.2 ms, and 1 us more for each process of the host.
+    /// Starts one. Takes about 0.2 ms, and 1 us more for each process of the host; up to 0.2 s while
+    /// another process uses this memory, which may be a child about to run its own program.
     ///
     /// # Errors
     /// Where it would do harm or nothing: see [`Refusal`].
@@ -195,6 +198,20 @@ impl Drop for Companion {
         // SAFETY: taken out once, here. The companion has ended: nobody runs in its memory.
         unsafe { std::mem::ManuallyDrop::drop(&mut self.area) };
     }
+}
+
+/// Whether the kernel, and filters of system calls, have what a companion needs. Makes no process and
+/// changes nothing.
+pub(crate) fn probe() -> Result<()> {
+    let fail = |what: &'static str| {
+        move |errno| Error::os("use", what, std::io::Error::from_raw_os_error(errno))
+    };
+    bare::is_alone().map_err(fail("unshare(2) with CLONE_VM"))?;
+    let own = bare::open_process(bare::own_pid()).map_err(fail("pidfd_open(2) (Linux 5.3)"))?;
+    // SAFETY: opened right above, and known here only.
+    unsafe { bare::close(own) };
+    bare::close_none().map_err(fail("close_range(2) (Linux 5.9)"))?;
+    Ok(())
 }
 
 /// Refuses if a process other than this one and its companion uses this memory.

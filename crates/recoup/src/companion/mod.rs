@@ -28,8 +28,12 @@
 //!   after privileges were dropped, or whoever takes over the program gets them back.
 //! - After the end it shows for a moment as a process named `recoup/PID`. Supervisors that wait for
 //!   an empty cgroup wait for it too. It keeps what the program had mapped: files, shared memory.
-//! - Its new parent (init or a subreaper) has to reap it, as any orphan. After an execve it ends as a
-//!   child of the new program, and its entry in the process table stays until that program ends.
+//! - Its new parent (init or a subreaper) has to reap it, as any orphan.
+//! - After an execve(2) it ends as a child of the new program, which gets one `SIGCHLD` for it: the kernel
+//!   turns any other exit signal, no signal too, into that where the parent has run another program since
+//!   the child was made. wait(2) doesn't return it, unless with `__WALL` or `__WCLONE`, so that a program
+//!   which waits for *some* child at each `SIGCHLD`, without `WNOHANG`, waits longer than it meant to. Its
+//!   entry in the process table stays until that program ends.
 //!
 //! It needs Linux 5.9, x86-64, `/proc`, and `unshare(CLONE_VM)`, which some containers' filters of
 //! system calls forbid.
@@ -94,8 +98,8 @@ pub enum Refusal {
 
 /// Gives this process a companion, which lives as long as the handle and beyond the process's end.
 ///
-/// Takes about 0.3 ms; where another thread is just starting a child by posix_spawn(3), until that
-/// child runs.
+/// Takes about 0.3 ms. While another process uses the same memory, such as a child that another thread
+/// is just starting by posix_spawn(3), it waits for that one, up to 0.2 s, and then refuses.
 ///
 /// Dropping the handle ends the companion: for one that sees the end of `main`, [`Companion::keep`] it.
 ///

@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 use recoup_sys::Bytes;
 use recoup_sys::mapped::OwnedMapping;
 use recoup_sys::own::Released;
+use recoup_sys::slices::{SMALLEST, slices};
 
 use super::{Freed, Options, Workers, free_parallel};
 
@@ -84,8 +85,8 @@ pub fn free_in_background(
 }
 
 /// Unmaps a mapping in the background: its caller waits for a thread to be made (30 us), whatever
-/// the size. The memory is given back in slices by one thread, so that others of the program wait
-/// for the mmap lock no longer than for one slice (some milliseconds).
+/// the size. One thread gives the memory back and unmaps it in slices of 32 to 64 MiB, so that others of
+/// the program wait for the mmap lock no longer than for one slice (some milliseconds).
 ///
 /// Dropping the handle doesn't stop it.
 ///
@@ -93,11 +94,38 @@ pub fn free_in_background(
 /// Where no thread can be made. The mapping was unmapped before this returned, as by munmap(2).
 pub fn unmap_later(mapping: OwnedMapping) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name("recoup-unmap".to_owned()).spawn(move || {
-        let mut mapping = mapping;
-        if let Some(contents) = mapping.contents() {
-            // What is refused here (locked memory) is freed by unmapping it.
-            let one = Workers::Exactly(std::num::NonZeroUsize::MIN);
-            let _ = free_parallel(vec![contents], &Options { workers: one, progress: None });
+        for mut part in parts(mapping) {
+            if let Some(contents) = part.contents() {
+                // What is refused here (locked memory) is freed by unmapping it.
+                let _ = contents.discard();
+            }
         }
     })
+}
+
+/// A mapping in the smallest slices, from its start on: so each unmapping leaves one mapping, not two.
+fn parts(mut mapping: OwnedMapping) -> impl Iterator<Item = OwnedMapping> {
+    let unit = SMALLEST.max(mapping.backing().page_size().whole_pages());
+    let slices = slices(mapping.pages(), unit);
+    slices.map(move |slice| mapping.take_before(slice.end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use recoup_sys::own::Backing;
+    use recoup_sys::region::Region;
+
+    #[test]
+    fn no_part_of_a_mapping_keeps_others_waiting() {
+        for backing in [Backing::Private, Backing::Shared] {
+            // Nothing of it is touched.
+            let region = Region::of(backing, Bytes(5 << 30)).expect("addresses");
+            let mapping = OwnedMapping::from(region);
+            let length = mapping.length();
+            let parts: Vec<Bytes> = parts(mapping).map(|part| part.length()).collect();
+            assert_eq!(parts.iter().copied().sum::<Bytes>(), length);
+            assert!(parts.iter().all(|&part| part < Bytes(64 << 20)), "{parts:?}");
+        }
+    }
 }

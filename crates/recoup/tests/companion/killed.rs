@@ -1,6 +1,9 @@
 //! The companion and the program killed at random moments, over and over.
 //!
-//! `RECOUP_KILLS` says how often; 150 times unless set.
+//! `RECOUP_KILLS` says how often the companion is killed; 150 times unless set, the program a third of
+//! that. Thousands take minutes:
+//!
+//!     RECOUP_KILLS=5000 cargo test --release -p recoup --test companion killed -- --nocapture
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -37,6 +40,15 @@ impl Moments {
     }
 }
 
+/// Stops the killer also where the test panics: the scope waits for it.
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_companion_killed_at_any_moment_leaves_the_program_unharmed() {
     require!(kernel::is_root(), "root");
@@ -50,6 +62,7 @@ fn a_companion_killed_at_any_moment_leaves_the_program_unharmed() {
     let (mut armed, mut died_early) = (0, 0);
     let program = &mut victim.program;
     std::thread::scope(|scope| {
+        let _stop = StopAtEnd(&over);
         // Kills whatever appears beside the program, also before it is ready.
         scope.spawn(|| {
             let mut moments = Moments(0x9e37_79b9_7f4a_7c15);
@@ -75,7 +88,6 @@ fn a_companion_killed_at_any_moment_leaves_the_program_unharmed() {
             eventually("is_alive() says that it was killed", || program.tell("alive") == "false");
             program.tell("disarm");
         }
-        over.store(true, Ordering::Relaxed);
     });
     let killed = killed.into_inner();
     eprintln!("{killed} kills: {armed} after arming, {died_early} before");
