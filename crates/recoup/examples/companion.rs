@@ -26,7 +26,10 @@ fn main() -> recoup_sys::Result<()> {
     memory.touch(Pages(0), all);
     println!("{} MiB are in use; the end follows", length.0 >> 20);
     println!("to observe: the shell has its prompt back at once, `ps -e | grep recoup/` shows the");
-    println!("companion for some milliseconds more, and `free -m` then has the memory back");
+    println!(
+        "companion for some milliseconds more (as a zombie until init reaps it), and `free -m`"
+    );
+    println!("then has the memory back");
     // Not unmapped here, which would take as long as the end without a companion.
     std::mem::forget(memory);
     Ok(())
