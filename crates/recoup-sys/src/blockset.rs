@@ -9,6 +9,21 @@ const WORDS: usize = PAGES_PER_BLOCK / 64;
 pub struct BlockSet([u64; WORDS]);
 
 impl BlockSet {
+    /// Words that a set consists of, 64 pages each.
+    pub const WORDS: usize = WORDS;
+
+    /// The set of these words.
+    #[must_use]
+    pub fn from_words(words: [u64; WORDS]) -> Self {
+        Self(words)
+    }
+
+    /// Its words.
+    #[must_use]
+    pub fn words(&self) -> [u64; WORDS] {
+        self.0
+    }
+
     /// How many pages are in it.
     #[must_use]
     pub fn count(&self) -> u32 {

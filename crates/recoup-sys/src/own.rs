@@ -116,9 +116,16 @@ impl<'a> Released<'a> {
 /// # Errors
 /// `EINVAL` for locked or hugetlb memory, `ENOMEM` for unmapped memory.
 pub fn age(page: PageIdx) -> Result<()> {
+    age_bare(page).map_err(|e| Error::os("age", page.to_string(), e))
+}
+
+/// The same with a bare `errno`: for a helper that must not allocate.
+///
+/// # Errors
+/// As for [`age`].
+pub fn age_bare(page: PageIdx) -> rustix::io::Result<()> {
     // SAFETY: MADV_COLD changes no byte, whosever the memory is.
     unsafe { rustix::mm::madvise(address(page), PAGE_BYTES, Advice::LinuxCold) }
-        .map_err(|e| Error::os("age", page.to_string(), e))
 }
 
 /// Which pages of the 2 MiB block from `block` on are in memory, or in the swap cache (mincore(2)).

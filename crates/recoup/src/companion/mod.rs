@@ -43,7 +43,7 @@ mod chores;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-pub use chores::keep_tables;
+pub use chores::Chores;
 pub use recoup_sys::companion::{Companion, Refusal as NoCompanion, Task};
 use recoup_sys::companion::{MOST_WORKERS, Settings};
 
@@ -58,7 +58,7 @@ pub struct Options {
     /// is not told: when the program's children inherited the descriptor that tells it, or the
     /// program closed it. Each look costs some microseconds.
     pub check_every: Duration,
-    /// Work that it does as long as the program lives, such as [`keep_tables`].
+    /// Work that it does as long as the program lives, such as [`Chores`].
     pub task: Option<Task>,
 }
 

@@ -57,12 +57,26 @@ pub(super) struct Book {
     by_holes: BTreeSet<(u32, PageIdx)>,
     /// Holes of all holed blocks, and of those that are being split.
     waiting: Pages,
+    /// Holes of those that are being split.
+    splitting: Pages,
 }
 
 impl Book {
     /// Pages that may be stuck.
     pub(super) fn waiting(&self) -> Pages {
         self.waiting
+    }
+
+    /// Pages that may be stuck and that nobody is about to split.
+    pub(super) fn waiting_unoffered(&self) -> Pages {
+        self.waiting.saturating_sub(self.splitting)
+    }
+
+    /// A split that was begun does not take place: the block keeps its holes.
+    pub(super) fn keep_holes(&mut self, block: PageIdx, holes: &BlockSet) {
+        let Some(entry) = self.entries.get(&block) else { return };
+        let seen = entry.seen;
+        self.put(block, Block::Holed(*holes), seen);
     }
 
     /// Takes note of how a block was found to be mapped at the time `now`. Tells whether it can be
@@ -140,11 +154,13 @@ impl Book {
         let Block::Holed(holes) = entry.block else { return None };
         entry.block = Block::Split;
         self.by_holes.remove(&(holes.count(), block));
+        self.splitting += pages_in(&holes);
         Some(holes)
     }
 
     /// The split of a block with these holes is over.
     pub(super) fn end_split(&mut self, holes: &BlockSet) {
+        self.splitting = self.splitting.saturating_sub(pages_in(holes));
         self.waiting = self.waiting.saturating_sub(pages_in(holes));
     }
 
@@ -162,7 +178,7 @@ impl Book {
         let removed = self.entries.remove(&block);
         if let Some(Entry { block: Block::Holed(holes), .. }) = removed {
             self.by_holes.remove(&(holes.count(), block));
-            self.end_split(&holes);
+            self.waiting = self.waiting.saturating_sub(pages_in(&holes));
         }
     }
 
@@ -237,6 +253,17 @@ mod tests {
         book.end_split(&holes);
         assert_eq!(book.waiting(), Pages(0));
         assert_eq!(book.begin_split(BLOCK), None);
+    }
+
+    #[test]
+    fn a_split_that_does_not_take_place_leaves_everything_as_it_was() {
+        let mut book = holed(&[(0, 100)]);
+        let holes = book.begin_split(BLOCK).expect("a holed block");
+        assert_eq!(book.waiting_unoffered(), Pages(0));
+        book.end_split(&holes);
+        book.keep_holes(BLOCK, &holes);
+        assert_eq!((book.waiting(), book.waiting_unoffered()), (Pages(100), Pages(100)));
+        assert_eq!(book.fullest(), Some(BLOCK));
     }
 
     #[test]

@@ -30,19 +30,21 @@ mod book;
 mod edge;
 mod inside;
 mod owned;
+mod queue;
 mod worker;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use recoup_sys::blockset::BlockSet;
 use recoup_sys::own::{self, Backing};
 use recoup_sys::pagemap::Pagemap;
 use recoup_sys::units::BLOCK;
-use recoup_sys::{Bytes, PageIdx, PageRange};
+use recoup_sys::{Bytes, Errno, PageIdx, PageRange};
 
 pub use owned::{OwnedRange, table_reclaim};
+pub use queue::SplitQueue;
 pub use recoup_sys::own::Released;
 pub use recoup_sys::{Error, Result};
 pub use worker::Worker;
@@ -80,6 +82,8 @@ pub struct Discarder {
     /// Where a worker sleeps, and what may wait before it is woken.
     wake: Condvar,
     wake_beyond: AtomicU64,
+    /// What a helper splits, and what may wait before it gets something.
+    helper: OnceLock<(Arc<SplitQueue>, Bytes)>,
 }
 
 impl Default for Discarder {
@@ -101,6 +105,7 @@ impl Discarder {
             began: Instant::now(),
             wake: Condvar::new(),
             wake_beyond: AtomicU64::new(u64::MAX),
+            helper: OnceLock::new(),
         }
     }
 
@@ -159,6 +164,14 @@ impl Discarder {
         self.split_beyond(bound)
     }
 
+    /// Lets a helper split what waits beyond `keep`: whoever calls [`SplitQueue::split_offered`] now and
+    /// then, such as the companion. Bounds hold whether it does or not. Each call gives back the
+    /// queue that the first one made.
+    #[must_use]
+    pub fn helped(&self, keep: Bytes) -> Arc<SplitQueue> {
+        Arc::clone(&self.helper.get_or_init(|| (Arc::default(), keep)).0)
+    }
+
     /// How much more this process can take, with what waits for a split counted in.
     ///
     /// # Errors
@@ -212,7 +225,12 @@ impl Discarder {
         }
         // The lock is let go before the split takes it again.
         let due = self.book().gave_back(edge.block(), due);
-        if due == Due::Now { self.split(edge.block()) } else { Ok(()) }
+        if due == Due::Sometime {
+            return Ok(());
+        }
+        // What a helper has not split yet is not left to it.
+        let helped = self.helper.get().map_or(Ok(()), |_| self.age_around(edge));
+        self.split(edge.block()).and(helped)
     }
 
     /// What is cut may be a part of a huge page that is mapped by pages: a split costs little if not.
@@ -224,7 +242,23 @@ impl Discarder {
     fn close(&self, pages: PageRange) -> Bytes {
         let mut book = self.book();
         book.forget(edge::whole_blocks(pages));
+        self.offer(&mut book);
         book.waiting().bytes()
+    }
+
+    /// Strikes off what the helper did, and offers it more.
+    fn offer(&self, book: &mut Book) {
+        let Some((queue, keep)) = self.helper.get() else { return };
+        queue.collect(|holes| book.end_split(&holes));
+        while book.waiting_unoffered().bytes() > *keep {
+            let Some(block) = book.fullest() else { return };
+            let Some(holes) = book.begin_split(block) else { return };
+            if !queue.offer(block, &holes) {
+                book.end_split(&holes);
+                book.keep_holes(block, &holes);
+                return;
+            }
+        }
     }
 
     /// How the 2 MiB around a page are mapped, where the kernel tells.
@@ -237,37 +271,53 @@ impl Discarder {
     fn split_beyond(&self, bound: Bytes) -> Result<()> {
         let mut result = Ok(());
         loop {
-            let next = {
-                let book = self.book();
-                if book.waiting().bytes() <= bound { None } else { book.fullest() }
+            let (block, holes) = {
+                let mut book = self.book();
+                if book.waiting().bytes() <= bound {
+                    return result;
+                }
+                let next = book.fullest().and_then(|block| Some((block, book.begin_split(block)?)));
+                match next.or_else(|| self.take_back(&mut book)) {
+                    Some(next) => next,
+                    None => return result,
+                }
             };
-            match next {
-                Some(block) => result = result.and(self.split(block)),
-                None => return result,
-            }
+            result = result.and(self.split_now(block, &holes));
         }
     }
 
-    /// Splits a block's huge page by ageing one page that it still maps.
+    /// What the helper has not done yet, if more than the bound waits.
+    fn take_back(&self, book: &mut Book) -> Option<(PageIdx, BlockSet)> {
+        let (queue, _) = self.helper.get()?;
+        queue.collect(|holes| book.end_split(&holes));
+        queue.take_back()
+    }
+
+    /// Splits a block's huge page, if it has holes.
     fn split(&self, block: PageIdx) -> Result<()> {
-        let Some(holes) = self.book().begin_split(block) else { return Ok(()) };
+        let holes = self.book().begin_split(block);
+        holes.map_or(Ok(()), |holes| self.split_now(block, &holes))
+    }
+
+    /// Splits a huge page with these holes by ageing one page that it still maps.
+    fn split_now(&self, block: PageIdx, holes: &BlockSet) -> Result<()> {
         if self.mapping_of(block) == Some(Mapped::Whole) {
             // khugepaged has made a new huge page of what was left and what was written since.
             let mut book = self.book();
-            book.end_split(&holes);
+            book.end_split(holes);
             book.forget(PageRange::starting_at(block, BLOCK.whole_pages()));
             return Ok(());
         }
-        let result = age_one(block, &holes).and_then(|()| age_one(block, &holes));
-        self.book().end_split(&holes);
-        result
+        let result = age_one(block, holes).and_then(|()| age_one(block, holes));
+        self.book().end_split(holes);
+        result.map_err(|e| Error::os("split", block.to_string(), e))
     }
 }
 
 /// Ages one page of a huge page with these holes. The kernel passes one over in silence that something
 /// else holds for a moment, and another thread may discard just this page: so it takes two tries, of
 /// which the second costs nothing much if the first did it.
-fn age_one(block: PageIdx, holes: &BlockSet) -> Result<()> {
+fn age_one(block: PageIdx, holes: &BlockSet) -> std::result::Result<(), Errno> {
     // A page that was given back and written since is a base page.
-    edge::mapped_page(block, |index| !holes.has(index)).map_or(Ok(()), own::age)
+    edge::mapped_page(block, |index| !holes.has(index)).map_or(Ok(()), own::age_bare)
 }

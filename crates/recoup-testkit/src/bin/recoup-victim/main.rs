@@ -10,6 +10,7 @@
 //! | `arm` | arms a companion; answers its number |
 //! | `arm-task` | the same, with a task that counts its calls; `task` answers how many |
 //! | `sparse BLOCKS`, `arm-tables`, `check-sparse` | see [`sparse`] |
+//! | `holed BLOCKS`, `arm-splits`, `give-back`, `waiting`, `check-holed` | see [`holed`] |
 //! | `arm-again` | tries to arm a second one; answers the refusal |
 //! | `alive`, `disarm` | whether the companion lives; ends it |
 //! | `wait` | calls waitpid(-1) and answers its error |
@@ -22,6 +23,7 @@
 
 mod death;
 mod hammer;
+mod holed;
 mod sparse;
 
 use std::ffi::c_void;
@@ -29,11 +31,12 @@ use std::io::{BufRead, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use recoup::companion::{self, Companion, Options, Task};
+use recoup::companion::{self, Chores, Companion, Options, Task};
 use recoup_sys::region::{OwnAdvice, Region};
 use recoup_sys::units::PAGE_BYTES;
 use recoup_sys::{Bytes, Pages};
 
+use holed::Holed;
 use sparse::Sparse;
 
 type Answer = Result<String, String>;
@@ -67,6 +70,7 @@ struct State {
     companions: Vec<Companion>,
     hammer: Option<hammer::Hammer>,
     sparse: Option<Sparse>,
+    holed: Option<Holed>,
 }
 
 /// How often the task was called.
@@ -98,9 +102,21 @@ impl State {
             ["check-sparse"] => Ok(self.sparse.as_ref().map_or(0, Sparse::wrong).to_string()),
             ["arm-tables"] => {
                 let sparse = self.sparse.as_ref().ok_or("nothing sparse")?;
-                let task = Some(companion::keep_tables(sparse.regulator()?));
+                let chores = Chores { tables: Some(sparse.regulator()?), ..Chores::default() };
+                let task = Some(chores.into_task());
                 self.arm(&Options { task, ..Options::default() })
             }
+            ["holed", blocks] => self.holed(blocks),
+            ["arm-splits"] => {
+                let holed = self.holed.as_ref().ok_or("nothing holed")?;
+                let chores = Chores { splits: Some(holed.helper()), ..Chores::default() };
+                self.arm(&Options { task: Some(chores.into_task()), ..Options::default() })
+            }
+            ["give-back"] => {
+                self.holed.as_mut().ok_or("nothing holed")?.give_back().map(|()| String::new())
+            }
+            ["waiting"] => Ok(self.holed.as_mut().map_or(0, Holed::waiting).to_string()),
+            ["check-holed"] => Ok(self.holed.as_ref().map_or(0, Holed::wrong).to_string()),
             ["arm-again"] => match companion::arm(&Options::default()) {
                 Ok(_) => Err("two companions".to_owned()),
                 Err(refusal) => Ok(refusal.to_string()),
@@ -134,6 +150,13 @@ impl State {
         let pid = companion.pid();
         self.companions.push(companion);
         Ok(pid.to_string())
+    }
+
+    fn holed(&mut self, blocks: &str) -> Answer {
+        let holed = Holed::new(blocks.parse().map_err(|e| format!("{blocks}: {e}"))?)?;
+        let huge = holed.is_huge().to_string();
+        self.holed = Some(holed);
+        Ok(huge)
     }
 
     fn sparse(&mut self, blocks: &str) -> Answer {
