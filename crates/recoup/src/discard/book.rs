@@ -85,9 +85,13 @@ impl Book {
         match (mapping, self.entries.get_mut(&block)) {
             // Another thread looked at the same time, and may have noted holes since.
             (_, Some(entry)) if entry.is_fresh(now) => Seen::Known,
-            // What was known before has been replaced by a new huge page.
-            (Mapped::Whole, _) => {
+            // What was known before has been replaced by a new huge page; or it may be one.
+            (Mapped::Whole, _) | (Mapped::Unknown, None) => {
                 self.put(block, Block::Holed(BlockSet::default()), now);
+                Seen::Known
+            }
+            (Mapped::Unknown, Some(entry)) => {
+                entry.seen = now;
                 Seen::Known
             }
             (Mapped::ByPages, Some(entry)) if entry.block != Block::Split => {
@@ -213,6 +217,8 @@ pub(super) enum Mapped {
     Whole,
     /// Page by page.
     ByPages,
+    /// The kernel doesn't tell.
+    Unknown,
 }
 
 #[cfg(test)]
@@ -302,6 +308,15 @@ mod tests {
         assert_eq!(book.see(BLOCK, Mapped::ByPages, NOW), Seen::Unsure);
         assert_eq!(book.see(BLOCK, Mapped::ByPages, NOW), Seen::Known);
         assert_eq!(book.see(BLOCK, Mapped::ByPages, NOW + BELIEVED_FOR), Seen::Unsure);
+    }
+
+    #[test]
+    fn where_the_kernel_does_not_tell_everything_may_be_a_huge_page() {
+        let mut book = Book::default();
+        assert_eq!(book.see(BLOCK, Mapped::Unknown, NOW), Seen::Known);
+        give_back(&mut book, pages(0, 9));
+        assert_eq!(book.see(BLOCK, Mapped::Unknown, NOW + BELIEVED_FOR), Seen::Known);
+        assert_eq!(book.waiting(), Pages(9));
     }
 
     #[test]

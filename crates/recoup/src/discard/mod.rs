@@ -23,8 +23,9 @@
 //! On top of the discard: about 0.1 us where the 2 MiB around an end of the range are known, 0.6 us
 //! where they have to be looked at, 120 to 280 us for each split. Nothing for whole huge pages.
 //!
-//! Linux 5.4 or later. Before 6.7 a whole huge page cannot be recognised without privileges: then
-//! [`SplitPolicy::Bounded`] splits at once.
+//! Linux 5.4 or later. Before 6.7 the kernel doesn't tell whole huge pages from others: then everything
+//! that is given back in part counts as waiting, base pages too, until it was tried once, and what others
+//! left behind or khugepaged makes goes unnoticed.
 
 mod book;
 mod edge;
@@ -210,7 +211,7 @@ impl Discarder {
         if seen == Seen::Known {
             return Seen::Known;
         }
-        let Some(mapping) = self.mapping_of(edge.released().start) else { return Seen::Unsure };
+        let mapping = self.mapping_of(edge.released().start);
         let mut book = self.book();
         match book.see(edge.block(), mapping, now) {
             Seen::Known => book.note(edge.released(), now),
@@ -261,11 +262,14 @@ impl Discarder {
         }
     }
 
-    /// How the 2 MiB around a page are mapped, where the kernel tells.
-    fn mapping_of(&self, page: PageIdx) -> Option<Mapped> {
-        let pagemap = self.pagemap.as_ref().filter(|_| std::process::id() == self.pid)?;
-        let whole = pagemap.is_mapped_huge(page).ok()?;
-        Some(if whole { Mapped::Whole } else { Mapped::ByPages })
+    /// How the 2 MiB around a page are mapped.
+    fn mapping_of(&self, page: PageIdx) -> Mapped {
+        let pagemap = self.pagemap.as_ref().filter(|_| std::process::id() == self.pid);
+        match pagemap.map(|pagemap| pagemap.is_mapped_huge(page)) {
+            Some(Ok(true)) => Mapped::Whole,
+            Some(Ok(false)) => Mapped::ByPages,
+            Some(Err(_)) | None => Mapped::Unknown,
+        }
     }
 
     fn split_beyond(&self, bound: Bytes) -> Result<()> {
@@ -301,7 +305,7 @@ impl Discarder {
 
     /// Splits a huge page with these holes by ageing one page that it still maps.
     fn split_now(&self, block: PageIdx, holes: &BlockSet) -> Result<()> {
-        if self.mapping_of(block) == Some(Mapped::Whole) {
+        if self.mapping_of(block) == Mapped::Whole {
             // khugepaged has made a new huge page of what was left and what was written since.
             let mut book = self.book();
             book.end_split(holes);

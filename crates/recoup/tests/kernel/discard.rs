@@ -76,7 +76,7 @@ fn with_deferred_the_kernel_keeps_the_charge_until_something_splits() {
     for block in 0..THPS {
         mark(&mut region, block * PER_BLOCK + 1);
         let released = region.release(Pages(block * PER_BLOCK + 1), Pages(1));
-        discarder.discard(released, Bounded(Bytes(u64::MAX))).expect("given back");
+        discarder.discard(released, Sync).expect("given back");
     }
     let left = in_group.charge();
     assert!(left <= smaps(&region, "Rss") + 16 * MIB, "{left} bytes are still charged");
