@@ -38,7 +38,10 @@ struct Profile {
     test: bool,
 }
 
-/// All of the workspace's tests and programs, but for those of this crate.
+/// What has nothing to do with a kernel: this crate, and what only counts and plans or needs a compiler.
+const NOT_FOR_GUESTS: [&str; 3] = [env!("CARGO_PKG_NAME"), "recoup-core", "recoup-c"];
+
+/// All of the workspace's tests and programs that ask a kernel.
 pub(crate) fn files(target_directory: &Path) -> anyhow::Result<Vec<GuestFile>> {
     let mut files = Vec::new();
     for build in [&["build", "--bins"][..], &["test", "--no-run", "--lib", "--bins", "--tests"]] {
@@ -53,7 +56,8 @@ pub(crate) fn files(target_directory: &Path) -> anyhow::Result<Vec<GuestFile>> {
 fn messages(build: &[&str], target_directory: &Path) -> anyhow::Result<String> {
     let child = cargo()
         .args(build)
-        .args(["--workspace", "--exclude", env!("CARGO_PKG_NAME")])
+        .arg("--workspace")
+        .args(NOT_FOR_GUESTS.iter().flat_map(|package| ["--exclude", package]))
         .args(["--quiet", "--profile", PROFILE, "--target", TARGET])
         .args(["--message-format", "json-render-diagnostics", "--target-dir"])
         .arg(target_directory)
