@@ -12,8 +12,8 @@ use rustix::process::{Pid, getpid};
 use crate::error::{Error, Result};
 use crate::own::{address, length};
 use crate::pagemap::Run;
-use crate::region::Region;
-use crate::units::{BLOCK, PAGE_BYTES, PageRange};
+use crate::region::{OwnAdvice, Region};
+use crate::units::{BLOCK, PAGE_BYTES, PageRange, Pages};
 
 /// A 2 MiB block of its own, with room for runs.
 #[derive(Debug)]
@@ -42,8 +42,10 @@ impl Workroom {
     /// # Errors
     /// Those of mmap(2), and of madvise(2) before Linux 4.14.
     pub fn new() -> Result<Self> {
-        let memory = Region::new(BLOCK)?;
+        let mut memory = Region::new(BLOCK)?;
         let pages = memory.pages();
+        // A huge page would be 2 MiB for some KiB. Refused where there are none.
+        let _ = memory.advise(Pages(0), pages.length(), OwnAdvice::BasePages);
         // SAFETY: the region is this value's own, and what a child sees there it does not rely on.
         unsafe {
             rustix::mm::madvise(address(pages.start), length(pages), Advice::LinuxWipeOnFork)
