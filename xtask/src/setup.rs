@@ -6,8 +6,9 @@ use anyhow::bail;
 
 use crate::command::{exists, run as run_command};
 
-/// A program that the tests start, and the package that has it.
-const NEEDED: [(&str, &str); 1] = [("redis-server", "redis-server")];
+/// A program that the tests start, or that builds what they start, and the package that has it.
+const NEEDED: [(&str, &str); 4] =
+    [("redis-server", "redis-server"), ("cc", "gcc"), ("c++", "g++"), ("make", "make")];
 
 fn apt_get(arguments: &[&str]) -> anyhow::Result<()> {
     run_command(Command::new("apt-get").env("DEBIAN_FRONTEND", "noninteractive").args(arguments))
