@@ -21,7 +21,9 @@ use crate::blockset::BlockSet;
 use crate::error::{Error, Result};
 use crate::own::{Backing, Released, address, length};
 use crate::region::Region;
-use crate::units::{BLOCK, Bytes, PAGES_PER_BLOCK, PMD_TABLE_SPAN, PageIdx, PageRange, Pages};
+use crate::units::{
+    BLOCK, Bytes, PAGES_PER_BLOCK, PMD_TABLE_SPAN, PUD_ORDER, PageIdx, PageRange, Pages,
+};
 
 /// Which huge pages a range may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -326,14 +328,14 @@ impl Idle {
 }
 
 fn gigabyte_of(page: PageIdx) -> PageIdx {
-    page.align_down(18)
+    page.align_down(PUD_ORDER)
 }
 
 /// The range, cut at blocks.
 fn by_block(pages: PageRange) -> impl Iterator<Item = PageRange> {
     let blocks = pages.blocks();
     (blocks.start.0..blocks.end.0).step_by(PAGES_PER_BLOCK).map(move |start| {
-        PageRange::starting_at(PageIdx(start), Pages(PAGES_PER_BLOCK as u64)).intersection(pages)
+        PageRange::starting_at(PageIdx(start), BLOCK.whole_pages()).intersection(pages)
     })
 }
 

@@ -24,8 +24,11 @@ pub const PAGE_BYTES: usize = 1 << PAGE_SHIFT;
 pub const BLOCK: Bytes = Bytes(PAGE.0 << TABLE_SHIFT);
 /// What one PMD table maps: 1 GiB.
 pub const PMD_TABLE_SPAN: Bytes = Bytes(BLOCK.0 << TABLE_SHIFT);
+/// Order of what one PMD table maps.
+pub const PUD_ORDER: u8 = 2 * PMD_ORDER;
 
 const _: () = assert!(BLOCK.0 == 2 << 20 && PMD_TABLE_SPAN.0 == 1 << 30);
+const _: () = assert!(Pages::of_order(PUD_ORDER).bytes().0 == PMD_TABLE_SPAN.0);
 
 macro_rules! amount {
     ($(#[$doc:meta])* $name:ident) => {
@@ -230,6 +233,13 @@ impl PageRange {
     pub fn blocks(self) -> Self {
         let past_end = self.end + Pages(PAGES_PER_BLOCK as u64 - 1);
         Self { start: self.start.block_start(), end: past_end.block_start() }
+    }
+
+    /// The 2 MiB blocks that lie wholly in this range; ends before it starts if there are none.
+    #[must_use]
+    pub fn whole_blocks(self) -> Self {
+        let start = Self { start: self.start, end: self.start }.blocks().end;
+        Self { start, end: self.end.block_start() }
     }
 }
 

@@ -22,12 +22,6 @@ pub(super) fn edges(range: PageRange) -> [Option<Edge>; 2] {
     [within(first), if first == last { None } else { within(last) }]
 }
 
-/// The blocks that lie wholly in a range.
-pub(super) fn whole_blocks(range: PageRange) -> PageRange {
-    let start = PageRange { start: range.start, end: range.start }.blocks().end;
-    PageRange { start, end: range.end.block_start() }
-}
-
 /// The orders of huge pages that can come to be here; the PMD's where that is unknown.
 pub(super) fn enabled_orders() -> Vec<u8> {
     let sizes = Thp::of_host().sizes();
@@ -115,9 +109,9 @@ mod tests {
 
     #[test]
     fn blocks_between_the_ends_are_whole() {
-        assert_eq!(whole_blocks(range(600, 2050)), range(1024, 2048));
-        assert_eq!(whole_blocks(range(512, 1024)), range(512, 1024));
-        assert!(whole_blocks(range(600, 700)).is_empty());
+        assert_eq!(range(600, 2050).whole_blocks(), range(1024, 2048));
+        assert_eq!(range(512, 1024).whole_blocks(), range(512, 1024));
+        assert!(range(600, 700).whole_blocks().is_empty());
     }
 
     #[test]

@@ -184,7 +184,7 @@ impl Discarder {
     /// Forgets what is known about 2 MiB blocks that lie in `range`: it is no longer mapped.
     pub fn forget(&self, range: PageRange) {
         let Some(_inside) = Inside::enter() else { return };
-        self.book().forget(edge::whole_blocks(range));
+        self.book().forget(range.whole_blocks());
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
@@ -242,7 +242,7 @@ impl Discarder {
     /// After the discard of a range: forgets its whole blocks, and tells how much waits.
     fn close(&self, pages: PageRange) -> Bytes {
         let mut book = self.book();
-        book.forget(edge::whole_blocks(pages));
+        book.forget(pages.whole_blocks());
         self.offer(&mut book);
         book.waiting().bytes()
     }

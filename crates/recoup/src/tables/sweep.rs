@@ -8,10 +8,10 @@ use recoup_sys::own_maps::OwnMaps;
 use recoup_sys::own_status::OwnStatus;
 use recoup_sys::pagemap::{Query, Run};
 use recoup_sys::pressure::{self, MemoryPressure};
-use recoup_sys::units::{PAGE_BYTES, PMD_ORDER};
+use recoup_sys::units::{BLOCK, PAGE_BYTES};
 use recoup_sys::userfault::{Against, Fence, Settled, Userfault};
 use recoup_sys::workroom::{Newcomer, Workroom};
-use recoup_sys::{Bytes, Errno, Features, PageIdx, PageRange, Pages, Support};
+use recoup_sys::{Bytes, Errno, Features, PageIdx, PageRange, Support};
 
 use super::Outcome;
 use super::aside::Aside;
@@ -208,13 +208,6 @@ impl Sweeper {
     }
 }
 
-/// The blocks that lie in both ranges as a whole.
-fn whole_blocks(mapping: PageRange, settled: PageRange) -> PageRange {
-    let inside = mapping.intersection(settled);
-    let start = PageRange { start: inside.start, end: inside.start }.blocks().end;
-    PageRange { start, end: inside.end.align_down(PMD_ORDER) }
-}
-
 /// One sweep under way.
 struct Work<'a> {
     fault: &'a mut Userfault,
@@ -233,10 +226,10 @@ struct Work<'a> {
 impl Work<'_> {
     /// Sweeps the part `within` of a mapping.
     fn mapping(&mut self, mapping: PageRange, within: PageRange, mode: Mode) -> ControlFlow<()> {
-        let mut left = whole_blocks(mapping, self.settled.pages());
+        let mut left = mapping.intersection(self.settled.pages()).whole_blocks();
         while let Some(piece) = self.aside.first_piece(left) {
             left.start = piece.end;
-            let area = whole_blocks(piece, within);
+            let area = piece.intersection(within).whole_blocks();
             match mode {
                 _ if area.is_empty() => {}
                 Mode::Looking => self.look_and_fence(area)?,
@@ -277,7 +270,8 @@ impl Work<'_> {
     /// Where in `part` tables are that seem to hold nothing, and how far it looked. Unfenced: only a hint.
     fn look(&mut self, part: PageRange) -> Result<(Option<(PageRange, Against)>, PageIdx), Errno> {
         let looked = self.fault.pagemap().find(Query::HeldNotZero, part, self.runs)?;
-        let until = looked.looked_until.block_start().max(part.start + BLOCK_PAGES).min(part.end);
+        let until =
+            looked.looked_until.block_start().max(part.start + BLOCK.whole_pages()).min(part.end);
         let end = PageRange { start: until, end: until };
         let held = looked.runs.iter().map(|run| run.range().blocks());
         let mut hull: Option<PageRange> = None;
@@ -363,4 +357,3 @@ impl Behind<'_> {
 
 /// Between two fences those who waited at the first get on, so that no wait lasts for several.
 const REST: Duration = Duration::from_micros(500);
-const BLOCK_PAGES: Pages = Pages(recoup_sys::units::PAGES_PER_BLOCK as u64);
