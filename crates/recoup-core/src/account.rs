@@ -13,14 +13,17 @@ pub struct OwnerId(NonZeroU32);
 const _: () = assert!(size_of::<Option<OwnerId>>() == 4);
 
 impl OwnerId {
-    /// The owner of this number; 0 is no owner.
+    /// The owner of this number; 0 and `u32::MAX` are no owners.
     #[must_use]
     pub const fn new(number: u32) -> Option<Self> {
         match NonZeroU32::new(number) {
-            Some(number) => Some(Self(number)),
-            None => None,
+            Some(number) if number.get() < Self::STRANGER.get() => Some(Self(number)),
+            _ => None,
         }
     }
+
+    /// Nobody in this pool: whoever had the memory before it came here.
+    pub const STRANGER: Self = Self(NonZeroU32::MAX);
 
     /// The number.
     #[must_use]

@@ -46,6 +46,8 @@ pub struct Grant {
     /// The places in its superchunk of chunks that may hold bytes of another owner. They have to be
     /// zeroed before anybody else sees them.
     pub foreign: Bits512,
+    /// The places in its superchunk of chunks behind which no memory stood so far.
+    pub cold: Bits512,
 }
 
 /// An extent's move from one place to another.
@@ -146,9 +148,22 @@ impl<S: AsRef<[Superchunk]> + AsMut<[Superchunk]>> PoolBook<S> {
         let slots = start..start + size;
         let extent = ChunkRun::at(index_of(place), &slots);
         let owner = account.owner();
-        let foreign = self.change(place, |superchunk| superchunk.take(slots, owner));
+        let (foreign, cold) = self.change(place, |superchunk| superchunk.take(slots, owner));
         account.charge(length);
-        Ok(Grant { extent, foreign })
+        Ok(Grant { extent, foreign, cold })
+    }
+
+    /// Takes back what was handed out and never used: nothing stands behind what was cold, and what
+    /// was foreign was not zeroed.
+    ///
+    /// # Errors
+    /// It is no extent of this owner, or pinned.
+    pub fn cancel(&mut self, account: &mut Account, grant: &Grant) -> Result<(), NotYours> {
+        let Grant { extent, foreign, cold } = grant;
+        let place = self.movable(account.owner(), *extent)?;
+        self.change(place, |superchunk| superchunk.untake(extent.slots(), foreign, cold));
+        account.refund(extent.length());
+        Ok(())
     }
 
     /// Takes back an extent. It stays backed, and its bytes stay what they are.
@@ -184,11 +199,12 @@ impl<S: AsRef<[Superchunk]> + AsMut<[Superchunk]>> PoolBook<S> {
     }
 
     /// Sets the target of a move apart: from now until [`finish_move`](Self::finish_move) or
-    /// [`cancel_move`](Self::cancel_move) the owner has both extents, but is charged for one.
+    /// [`cancel_move`](Self::cancel_move) the owner has both extents, but is charged for one. As all
+    /// of the target is going to be overwritten, nothing has to be zeroed.
     ///
     /// # Errors
     /// See [`NotMoved`]: what was planned may have changed since.
-    pub fn begin_move(&mut self, owner: OwnerId, step: Move) -> Result<(), NotMoved> {
+    pub fn begin_move(&mut self, owner: OwnerId, step: Move) -> Result<Grant, NotMoved> {
         self.movable(owner, step.from)?;
         let place = self.present(step.to.superchunk());
         let target = place.filter(|place| {
@@ -196,9 +212,9 @@ impl<S: AsRef<[Superchunk]> + AsMut<[Superchunk]>> PoolBook<S> {
                 && step.to.length() == step.from.length()
         });
         let place = target.ok_or(NotMoved::Target(step.to))?;
-        // All of it is overwritten with this owner's bytes: nothing has to be zeroed.
-        let _foreign = self.change(place, |superchunk| superchunk.take(step.to.slots(), owner));
-        Ok(())
+        let slots = step.to.slots();
+        let (foreign, cold) = self.change(place, |superchunk| superchunk.take(slots, owner));
+        Ok(Grant { extent: step.to, foreign, cold })
     }
 
     /// Frees where the extent was, now that its bytes are in the target.
@@ -211,13 +227,17 @@ impl<S: AsRef<[Superchunk]> + AsMut<[Superchunk]>> PoolBook<S> {
         Ok(())
     }
 
-    /// Frees the target again.
+    /// Frees the target again, which holds nothing but what it held, and what of the owner's bytes
+    /// was copied there.
     ///
     /// # Errors
     /// It is no target of this owner's.
-    pub fn cancel_move(&mut self, owner: OwnerId, step: Move) -> Result<(), NotYours> {
-        let place = self.movable(owner, step.to)?;
-        self.change(place, |superchunk| superchunk.release(step.to.slots()));
+    pub fn cancel_move(&mut self, owner: OwnerId, target: &Grant) -> Result<(), NotYours> {
+        let Grant { extent, foreign, .. } = target;
+        let place = self.movable(owner, *extent)?;
+        // Memory may have come to stand behind it meanwhile.
+        let warm = Bits512::EMPTY;
+        self.change(place, |superchunk| superchunk.untake(extent.slots(), foreign, &warm));
         Ok(())
     }
 

@@ -53,6 +53,8 @@ pub enum Backing {
     OnTouch,
     /// All of it, and it reads as zeroes.
     Zeroed,
+    /// All of it, with the bytes of whoever had it before.
+    Used,
 }
 
 /// Which free memory an allocation takes, the best first.
@@ -314,6 +316,15 @@ impl Superchunk {
         Bits512::from_words(self.answers.each_ref().map(question))
     }
 
+    /// The chunks among these of which something holds.
+    fn chunks_in(&self, slots: Range<usize>, question: impl Fn(&Answers) -> u64) -> Bits512 {
+        let mut words = [0; WORDS];
+        for (index, mask) in spans::<WORDS>(slots) {
+            words[index] = question(&self.answers[index]) & mask;
+        }
+        Bits512::from_words(words)
+    }
+
     /// Whether something holds of any of these chunks.
     fn any(&self, slots: Range<usize>, question: impl Fn(&Answers) -> u64) -> bool {
         spans::<WORDS>(slots).any(|(index, mask)| question(&self.answers[index]) & mask != 0)
@@ -325,18 +336,22 @@ impl Superchunk {
 impl Superchunk {
     /// The book of a superchunk that comes into a pool.
     pub(crate) fn attached(backing: Backing) -> Self {
-        let backed = match backing {
-            Backing::OnTouch => 0,
-            Backing::Zeroed => u64::MAX,
+        let (backed, bytes_of) = match backing {
+            Backing::OnTouch => (0, None),
+            Backing::Zeroed => (u64::MAX, None),
+            Backing::Used => (u64::MAX, Some(OwnerId::STRANGER)),
         };
-        let mut new = Self { present: true, ..Self::default() };
+        let bytes_of = [bytes_of; CHUNKS_PER_SUPERCHUNK];
+        let mut new = Self { present: true, bytes_of, ..Self::default() };
         new.answers.iter_mut().for_each(|answers| answers.backed = backed);
         new.tally = new.count();
         new
     }
 
-    /// Takeable chunks become an extent of this owner. Says which may hold another owner's bytes.
-    pub(crate) fn take(&mut self, slots: Range<usize>, owner: OwnerId) -> Bits512 {
+    /// Takeable chunks become an extent of this owner. Says which may hold another owner's bytes, and
+    /// behind which nothing stands.
+    pub(crate) fn take(&mut self, slots: Range<usize>, owner: OwnerId) -> (Bits512, Bits512) {
+        let cold = self.chunks_in(slots.clone(), |answers| !answers.backed);
         let mut foreign = Bits512::EMPTY;
         for slot in slots.clone() {
             if self.bytes_of[slot].replace(owner).is_some_and(|last| last != owner) {
@@ -350,7 +365,20 @@ impl Superchunk {
             answers.backed |= mask;
             answers.isolated &= !mask;
         });
-        foreign
+        (foreign, cold)
+    }
+
+    /// What `take` did is undone: nothing has stood behind the cold chunks, and the foreign ones hold
+    /// what they held.
+    pub(crate) fn untake(&mut self, slots: Range<usize>, foreign: &Bits512, cold: &Bits512) {
+        for slot in foreign.ones() {
+            self.bytes_of[slot] = Some(OwnerId::STRANGER);
+        }
+        for slot in cold.ones() {
+            self.bytes_of[slot] = None;
+            self.change(slot..slot + 1, |answers, mask| answers.backed &= !mask);
+        }
+        self.release(slots);
     }
 
     /// An extent becomes warm.

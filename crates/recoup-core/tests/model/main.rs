@@ -6,7 +6,7 @@
 
 mod naive;
 
-use Backing::{OnTouch, Zeroed};
+use Backing::{OnTouch, Used, Zeroed};
 use Fate::{Kept, Returned};
 use Op::*;
 use proptest::collection::vec;
@@ -15,10 +15,11 @@ use proptest::sample::select;
 use recoup_core::hints::{Extent, Fate, FreeMemory};
 use recoup_core::refusal::{NotDetached, NotMoved, NotYours, Refused};
 use recoup_core::superchunk::{Backing, ChunkState};
-use recoup_core::{Account, Alignment, ChunkRun, Chunks, Move, OwnerId, PoolBook};
+use recoup_core::{Account, Alignment, ChunkRun, Chunks, Grant, Move, OwnerId, PoolBook};
 use recoup_core::{Superchunk, SuperchunkIdx};
 
-use naive::{Chunk, Naive, whole};
+use Use::{Touched, Untouched};
+use naive::{Chunk, Naive, Use, whole};
 
 type Book = PoolBook<Vec<Superchunk>>;
 
@@ -35,34 +36,74 @@ const LIMITS: [u64; 3] = [200, 900, 1500];
 enum Op {
     Attach(u64, Backing),
     Detach(u64),
-    Allocate { owner: usize, length: u64, alignment: Alignment },
-    Free { pick: usize },
-    FreeAs { owner: usize, pick: usize },
-    FreePart { pick: usize, length: u64 },
-    Pin { pick: usize },
-    Unpin { pick: usize },
-    Isolate { pick: usize, order: u8 },
-    Restore { pick: usize, order: u8 },
-    Send { pick: usize, order: u8 },
-    Settle { pick: usize, order: u8, fate: Fate },
-    Begin { pick: usize, to: u64 },
+    Allocate {
+        owner: usize,
+        length: u64,
+        alignment: Alignment,
+    },
+    /// An allocation that is cancelled before it is used.
+    AllocateInVain {
+        owner: usize,
+        length: u64,
+        alignment: Alignment,
+    },
+    Free {
+        pick: usize,
+    },
+    FreeAs {
+        owner: usize,
+        pick: usize,
+    },
+    FreePart {
+        pick: usize,
+        length: u64,
+    },
+    Pin {
+        pick: usize,
+    },
+    Unpin {
+        pick: usize,
+    },
+    Isolate {
+        pick: usize,
+        order: u8,
+    },
+    Restore {
+        pick: usize,
+        order: u8,
+    },
+    Send {
+        pick: usize,
+        order: u8,
+    },
+    Settle {
+        pick: usize,
+        order: u8,
+        fate: Fate,
+    },
+    Begin {
+        pick: usize,
+        to: u64,
+    },
     Finish,
     Cancel,
 }
 
 fn any_op() -> impl Strategy<Value = Op> {
     let superchunk = || 0..=SUPERCHUNKS;
-    let length = prop_oneof![6 => 1_u64..4, 3 => 4_u64..60, 2 => 100_u64..513, 1 => 0_u64..600];
-    let alignment = select(vec![Alignment::Chunk, Alignment::Natural]);
+    let length = || prop_oneof![6 => 1_u64..4, 3 => 4_u64..60, 2 => 100_u64..513, 1 => 0_u64..600];
+    let alignment = || select(vec![Alignment::Chunk, Alignment::Natural]);
     let order = || prop_oneof![6 => Just(9_u8), 3 => 10_u8..13, 1 => 0_u8..20];
-    let backing = select(vec![OnTouch, Zeroed]);
+    let backing = select(vec![OnTouch, Zeroed, Used]);
     let fate = select(vec![Returned, Kept]);
     let pick = || 0_usize..64;
     prop_oneof![
         3 => (superchunk(), backing).prop_map(|(at, backing)| Attach(at, backing)),
         1 => superchunk().prop_map(Detach),
-        12 => (0..LIMITS.len(), length, alignment)
+        12 => (0..LIMITS.len(), length(), alignment())
             .prop_map(|(owner, length, alignment)| Allocate { owner, length, alignment }),
+        3 => (0..LIMITS.len(), length(), alignment())
+            .prop_map(|(owner, length, alignment)| AllocateInVain { owner, length, alignment }),
         8 => pick().prop_map(|pick| Free { pick }),
         1 => (0..LIMITS.len(), pick()).prop_map(|(owner, pick)| FreeAs { owner, pick }),
         1 => (pick(), 1_u64..5).prop_map(|(pick, length)| FreePart { pick, length }),
@@ -81,7 +122,7 @@ fn any_op() -> impl Strategy<Value = Op> {
 
 /// Operations on a pool that mostly has all its superchunks from the start.
 fn any_ops() -> impl Strategy<Value = Vec<Op>> {
-    let backing = || select(vec![OnTouch, Zeroed]);
+    let backing = || select(vec![OnTouch, Zeroed, Used]);
     let start = (backing(), backing(), backing()).prop_map(|(first, second, third)| {
         vec![Attach(0, first), Attach(1, second), Attach(2, third)]
     });
@@ -89,13 +130,19 @@ fn any_ops() -> impl Strategy<Value = Vec<Op>> {
     (start, rest).prop_map(|(start, rest)| [start, rest].concat())
 }
 
+/// The target of a move, as the book and as its model know it.
+struct Target {
+    grant: Grant,
+    before: Vec<Chunk>,
+}
+
 /// The book and its model, which every step compares.
 struct Pair {
     book: Book,
     accounts: Vec<Account>,
     naive: Naive,
-    /// The move under way.
-    under_way: Option<(OwnerId, Move)>,
+    /// The move under way, and what its target held before.
+    under_way: Option<(OwnerId, Move, Target)>,
 }
 
 fn replay(ops: &[Op]) {
@@ -126,7 +173,15 @@ impl Pair {
         match op {
             Attach(at, backing) => self.attach(SuperchunkIdx(at), backing),
             Detach(at) => self.detach(SuperchunkIdx(at)),
-            Allocate { owner, length, alignment } => self.allocate(owner, length, alignment),
+            Allocate { owner, length, alignment } => {
+                self.allocate(owner, length, alignment);
+            }
+            AllocateInVain { owner, length, alignment } => {
+                if let Some((grant, before)) = self.allocate(owner, length, alignment) {
+                    self.book.cancel(&mut self.accounts[owner], &grant).expect("just granted");
+                    self.naive.untake(grant.extent, &before, Untouched);
+                }
+            }
             Free { pick } => self.with(pick, |pair, extent, holder| pair.free(extent, holder)),
             FreeAs { owner: number, pick } => {
                 self.with(pick, |pair, extent, _| pair.free(extent, owner(number)));
@@ -164,8 +219,18 @@ impl Pair {
             Begin { pick, to } => {
                 self.with(pick, |pair, from, holder| pair.begin(from, holder, to))
             }
-            Finish => self.end(PoolBook::finish_move, |step| step.from),
-            Cancel => self.end(PoolBook::cancel_move, |step| step.to),
+            Finish => {
+                if let Some((holder, step, _)) = self.under_way.take() {
+                    self.book.finish_move(holder, step).expect("a move under way");
+                    self.naive.free(step.from);
+                }
+            }
+            Cancel => {
+                if let Some((holder, step, target)) = self.under_way.take() {
+                    self.book.cancel_move(holder, &target.grant).expect("a move under way");
+                    self.naive.untake(step.to, &target.before, Touched);
+                }
+            }
         }
     }
 
@@ -178,7 +243,7 @@ impl Pair {
 
     /// Does something with an extent, if there is one that is not being moved.
     fn with(&mut self, pick: usize, apply: impl FnOnce(&mut Self, ChunkRun, OwnerId)) {
-        let moved = self.under_way.map(|(_, step)| [step.from, step.to]);
+        let moved = self.under_way.as_ref().map(|(_, step, _)| [step.from, step.to]);
         let extents = self.naive.extents.values().copied();
         let still = extents.filter(|(extent, _)| !moved.is_some_and(|two| two.contains(extent)));
         let extents: Vec<_> = still.collect();
@@ -209,7 +274,13 @@ impl Pair {
         }
     }
 
-    fn allocate(&mut self, number: usize, length: u64, alignment: Alignment) {
+    /// Says what was granted, and what was there before.
+    fn allocate(
+        &mut self,
+        number: usize,
+        length: u64,
+        alignment: Alignment,
+    ) -> Option<(Grant, Vec<Chunk>)> {
         let account = &mut self.accounts[number];
         let within = account.used().0 + length <= LIMITS[number];
         let result = self.book.allocate(account, Chunks(length), alignment);
@@ -222,16 +293,20 @@ impl Pair {
             Ok(grant) => grant,
             Err(Refused::Quota(exceeded)) => {
                 assert!(!within && exceeded.asked == Chunks(length));
-                return;
+                return None;
             }
-            Err(refused) => return assert_eq!(refused, self.expected_refusal(length, step)),
+            Err(refused) => {
+                assert_eq!(refused, self.expected_refusal(length, step));
+                return None;
+            }
         };
         assert!(within);
         let (fit, lowest) = fits[&grant.extent.superchunk()];
         assert_eq!(grant.extent, lowest, "a lower place was free");
         assert_eq!(Some(fit), fits.values().map(|&(fit, _)| fit).min(), "better was to be had");
-        let foreign = self.naive.take(grant.extent, owner(number));
-        assert!(grant.foreign.ones().eq(foreign));
+        let before = self.naive.take(grant.extent, owner(number));
+        assert_granted(&grant, &before, owner(number));
+        Some((grant, before))
     }
 
     fn expected_refusal(&self, length: u64, alignment: u64) -> Refused {
@@ -268,7 +343,7 @@ impl Pair {
 
     fn begin(&mut self, from: ChunkRun, holder: OwnerId, to: u64) {
         let start = SuperchunkIdx(0).first_chunk() + Chunks(to);
-        let (None, Some(to)) = (self.under_way, ChunkRun::new(start, from.length())) else {
+        let (None, Some(to)) = (&self.under_way, ChunkRun::new(start, from.length())) else {
             return;
         };
         let step = Move { from, to };
@@ -279,21 +354,12 @@ impl Pair {
         } else {
             Ok(())
         };
-        assert_eq!(self.book.begin_move(holder, step), expected);
-        if expected.is_ok() {
-            self.naive.take(to, holder);
-            self.under_way = Some((holder, step));
-        }
-    }
-
-    fn end(
-        &mut self,
-        how: fn(&mut Book, OwnerId, Move) -> Result<(), NotYours>,
-        freed: fn(Move) -> ChunkRun,
-    ) {
-        if let Some((holder, step)) = self.under_way.take() {
-            how(&mut self.book, holder, step).expect("a move under way");
-            self.naive.free(freed(step));
+        let result = self.book.begin_move(holder, step);
+        assert_eq!(result.map(|_| ()), expected);
+        if let Ok(grant) = result {
+            let before = self.naive.take(to, holder);
+            assert_granted(&grant, &before, holder);
+            self.under_way = Some((holder, step, Target { grant, before }));
         }
     }
 
@@ -312,11 +378,22 @@ impl Pair {
             assert!(extents.eq(self.naive.extents_of(at)));
         }
         for account in &self.accounts {
-            let moving = self.under_way.filter(|(holder, _)| *holder == account.owner());
-            let twice = moving.map_or(Chunks::ZERO, |(_, step)| step.to.length());
+            let moving = self.under_way.as_ref().filter(|(holder, ..)| *holder == account.owner());
+            let twice = moving.map_or(Chunks::ZERO, |(_, step, _)| step.to.length());
             assert_eq!(self.book.held_by(account.owner()), account.used() + twice);
         }
     }
+}
+
+/// A grant says what was there before.
+fn assert_granted(grant: &Grant, before: &[Chunk], owner: OwnerId) {
+    let slots = |holds: &dyn Fn(&Chunk) -> bool| {
+        let places = grant.extent.slots().zip(before);
+        places.filter(|(_, chunk)| holds(chunk)).map(|(slot, _)| slot).collect::<Vec<_>>()
+    };
+    let foreign = slots(&|chunk| chunk.bytes_of.is_some_and(|last| last != owner));
+    assert!(grant.foreign.ones().eq(foreign));
+    assert!(grant.cold.ones().eq(slots(&|chunk| !chunk.backed)));
 }
 
 fn is_going_back(state: ChunkState) -> bool {

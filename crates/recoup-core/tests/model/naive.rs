@@ -29,6 +29,13 @@ impl Chunk {
     }
 }
 
+/// Whether a run was used between its allocation and its return.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    Touched,
+    Untouched,
+}
+
 /// The pool: chunks by number, if they are part of it, and extents by their first chunk.
 #[derive(Debug)]
 pub(crate) struct Naive {
@@ -65,10 +72,11 @@ impl Naive {
     }
 
     pub(crate) fn attach(&mut self, at: SuperchunkIdx, backing: Backing) {
-        let backed = backing == Backing::Zeroed;
+        let backed = backing != Backing::OnTouch;
+        let bytes_of = (backing == Backing::Used).then_some(OwnerId::STRANGER);
         let state = if backed { ChunkState::Warm } else { ChunkState::Cold };
         for chunk in whole(at).chunks() {
-            self.chunks[number(chunk)] = Some(Chunk { state, backed, bytes_of: None });
+            self.chunks[number(chunk)] = Some(Chunk { state, backed, bytes_of });
         }
     }
 
@@ -136,19 +144,27 @@ impl Naive {
         extents.map(|(run, _)| (run.start().slot(), run.slots().len()))
     }
 
-    /// Hands out a run. Says at which places another owner's bytes are.
-    pub(crate) fn take(&mut self, run: ChunkRun, owner: OwnerId) -> Vec<usize> {
+    /// Hands out a run. Says what it was before.
+    pub(crate) fn take(&mut self, run: ChunkRun, owner: OwnerId) -> Vec<Chunk> {
         self.extents.insert(run.start(), (run, owner));
-        let mut foreign = Vec::new();
-        for chunk in run.chunks() {
-            let last = self.chunk(chunk).and_then(|chunk| chunk.bytes_of);
-            if last.is_some_and(|last| last != owner) {
-                foreign.push(chunk.slot());
-            }
-            let held = Chunk { state: ChunkState::Held, backed: true, bytes_of: Some(owner) };
-            self.chunks[number(chunk)] = Some(held);
+        let held = Chunk { state: ChunkState::Held, backed: true, bytes_of: Some(owner) };
+        let before = run.chunks().map(|chunk| self.chunks[number(chunk)].replace(held));
+        before.map(|chunk| chunk.expect("part of the pool")).collect()
+    }
+
+    /// Takes back a run for which `take` said this.
+    pub(crate) fn untake(&mut self, run: ChunkRun, before: &[Chunk], use_of_it: Use) {
+        let (_, owner) = self.extents.remove(&run.start()).expect("an extent");
+        for (chunk, before) in run.chunks().zip(before) {
+            let backed = before.backed || use_of_it == Use::Touched;
+            let bytes_of = match before.bytes_of {
+                Some(last) if last != owner => Some(OwnerId::STRANGER),
+                _ if backed => Some(owner),
+                _ => None,
+            };
+            let free = Chunk { state: ChunkState::Cold, backed, bytes_of };
+            self.chunks[number(chunk)] = Some(Chunk { state: free.free(), ..free });
         }
-        foreign
     }
 
     pub(crate) fn free(&mut self, run: ChunkRun) {
