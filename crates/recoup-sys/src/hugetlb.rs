@@ -3,10 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use procfs_core::process::MountInfos;
 use rustix::fs::MemfdFlags;
+use rustix::io::Errno;
 
 use crate::procfile;
 use crate::units::{Bytes, PAGE, PAGE_SHIFT};
@@ -90,17 +92,22 @@ pub fn devices() -> BTreeSet<(u32, u32)> {
         Some((major.parse().ok()?, minor.parse().ok()?))
     };
     let internal = pools(Path::new(DIRECTORY)).into_iter().filter_map(|pool| {
-        let file = rustix::fs::memfd_create("recoup-probe", size_flags(pool.page_size)?).ok()?;
+        let file = memfd("recoup-probe", pool.page_size).ok()?;
         let device = rustix::fs::fstat(file).ok()?.st_dev;
         Some((rustix::fs::major(device), rustix::fs::minor(device)))
     });
     mounted.filter_map(|mount| number(&mount.majmin)).chain(internal).collect()
 }
 
-/// The memfd flags for a hugetlb page size: its binary logarithm above bit 26 (memfd_create(2)).
-fn size_flags(page_size: Bytes) -> Option<MemfdFlags> {
-    let size = page_size.0.checked_ilog2()? << 26;
-    Some(MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | MemfdFlags::from_bits_retain(size))
+/// A memfd of hugetlb pages of this size, whose binary logarithm stands above bit 26 of the flags
+/// (memfd_create(2), Linux 4.14).
+///
+/// # Errors
+/// `ENODEV` or `EINVAL` where the kernel has no pages of this size; those of memfd_create(2).
+pub fn memfd(name: &str, page_size: Bytes) -> rustix::io::Result<OwnedFd> {
+    let size = page_size.0.checked_ilog2().ok_or(Errno::INVAL)? << 26;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | MemfdFlags::from_bits_retain(size);
+    rustix::fs::memfd_create(name, flags)
 }
 
 #[cfg(test)]

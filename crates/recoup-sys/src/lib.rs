@@ -12,6 +12,7 @@
 //! | [`pagemap`] | `/proc/PID/pagemap` and its `PAGEMAP_SCAN` ioctl |
 //! | [`kpage`] | `/proc/kpageflags`, `/proc/kpagecount` |
 //! | [`madvise`] | `process_madvise(2)` |
+//! | [`addresses`] | addresses set apart, and memory put behind them |
 //! | [`blockset`] | the pages of a 2 MiB block as a set |
 //! | [`own`] | what the owner of memory may do with it |
 //! | [`reserved`] | a range whose owner says which pages are in use |
@@ -26,6 +27,7 @@
 //! | [`thp`], [`hugetlb`], [`vmstat`] | host-wide settings and counters |
 //! | [`features`] | what this kernel and these privileges allow, probed once |
 
+pub mod addresses;
 #[cfg(target_arch = "x86_64")]
 mod bare;
 pub mod blockset;

@@ -128,6 +128,18 @@ pub fn age_bare(page: PageIdx) -> rustix::io::Result<()> {
     unsafe { rustix::mm::madvise(address(page), PAGE_BYTES, Advice::LinuxCold) }
 }
 
+/// Puts memory behind pages that have none, as a first write would (`MADV_POPULATE_WRITE`, Linux
+/// 5.14): no byte changes. Costs 50 to 100 us a huge page, which is mostly zeroing.
+///
+/// # Errors
+/// Where a write would be met by SIGBUS, above all for want of free hugetlb pages: `EFAULT` or
+/// `ENOMEM`; `EINVAL` before Linux 5.14. Some of the pages may have memory then.
+pub fn populate(pages: PageRange) -> Result<()> {
+    // SAFETY: populating changes no byte, whosever the memory is.
+    unsafe { rustix::mm::madvise(address(pages.start), length(pages), Advice::LinuxPopulateWrite) }
+        .map_err(|e| Error::os("put memory behind", pages.to_string(), e))
+}
+
 /// Which pages of the 2 MiB block from `block` on are in memory, or in the swap cache (mincore(2)).
 /// Costs 1 us, and needs no privilege; 100 us where some of the block is not mapped at all.
 #[must_use]

@@ -217,7 +217,7 @@ impl Region {
 }
 
 /// `MAP_HUGETLB`, with the size of the pages in it (mmap(2), Linux 3.8).
-fn hugetlb_of(size: Bytes) -> MapFlags {
+pub(crate) fn hugetlb_of(size: Bytes) -> MapFlags {
     MapFlags::HUGETLB | MapFlags::from_bits_retain(size.0.ilog2() << libc::MAP_HUGE_SHIFT)
 }
 

@@ -1,0 +1,116 @@
+//! How those who free memory wake the thread that gives it back.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Rung when enough was freed, or anything while the thread sleeps without a deadline.
+#[derive(Debug)]
+pub(super) struct Bell {
+    /// So many hints are enough; more than there can be if nobody listens.
+    threshold: AtomicUsize,
+    /// Whether whoever listens sleeps until something is freed.
+    sleeps_long: AtomicBool,
+    state: Mutex<State>,
+    rung: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    someone_listens: bool,
+    is_rung: bool,
+    stop: bool,
+}
+
+/// Why a wait has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Call {
+    /// The bell, or the time.
+    Work,
+    /// Nobody wants the thread any more.
+    Stop,
+}
+
+impl Default for Bell {
+    fn default() -> Self {
+        Self {
+            threshold: AtomicUsize::new(usize::MAX),
+            sleeps_long: AtomicBool::new(false),
+            state: Mutex::default(),
+            rung: Condvar::new(),
+        }
+    }
+}
+
+impl Bell {
+    /// Something was freed, and so many hints wait. Called under the lock of whoever freed it: the
+    /// thread looks there after it has said that it will sleep long, and so either it finds what was
+    /// freed, or it is heard here.
+    #[inline]
+    pub(super) fn freed(&self, pending: usize) {
+        let enough = pending >= self.threshold.load(Ordering::Relaxed);
+        if enough || self.sleeps_long.load(Ordering::Relaxed) {
+            self.ring();
+        }
+    }
+
+    #[cold]
+    fn ring(&self) {
+        self.sleeps_long.store(false, Ordering::Relaxed);
+        self.state().is_rung = true;
+        self.rung.notify_one();
+    }
+
+    /// Somebody wants to hear of so many hints.
+    pub(super) fn listen(&self, threshold: usize) -> io::Result<()> {
+        let mut state = self.state();
+        if state.someone_listens {
+            let kind = io::ErrorKind::AlreadyExists;
+            return Err(io::Error::new(kind, "this pool has a thread that returns memory already"));
+        }
+        *state = State { someone_listens: true, is_rung: false, stop: false };
+        self.threshold.store(threshold, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Has whoever listens stop.
+    pub(super) fn silence(&self) {
+        self.threshold.store(usize::MAX, Ordering::Relaxed);
+        self.state().stop = true;
+        self.rung.notify_all();
+    }
+
+    /// The thread has gone.
+    pub(super) fn leave(&self) {
+        self.sleeps_long.store(false, Ordering::Relaxed);
+        *self.state() = State::default();
+    }
+
+    /// From now on, whoever frees anything rings.
+    pub(super) fn announce_long_sleep(&self) {
+        self.sleeps_long.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits for the bell, at most so long. Ends at once if it was rung since the last wait.
+    pub(super) fn wait(&self, at_most: Option<Duration>) -> Call {
+        if at_most.is_some() {
+            self.sleeps_long.store(false, Ordering::Relaxed);
+        }
+        let quiet = |state: &mut State| !state.is_rung && !state.stop;
+        let state = self.state();
+        let mut state = match at_most {
+            None => self.rung.wait_while(state, quiet).unwrap_or_else(PoisonError::into_inner),
+            Some(time) => {
+                let woken = self.rung.wait_timeout_while(state, time, quiet);
+                woken.unwrap_or_else(PoisonError::into_inner).0
+            }
+        };
+        state.is_rung = false;
+        if state.stop { Call::Stop } else { Call::Work }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

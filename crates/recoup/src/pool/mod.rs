@@ -1,0 +1,173 @@
+//! Single-owner memory: gigabytes from a [source], managed in chunks of 2 MiB, of which each
+//! belongs to one owner or to none.
+//!
+//! ```
+//! use recoup::pool::{OwnerOptions, Pool, Thp};
+//! use recoup_sys::Bytes;
+//!
+//! let pool = Pool::new(Thp::private(), Bytes(4 << 30));
+//! let owner = pool.owner(OwnerOptions::default().quota(Bytes(1 << 30)))?;
+//! let mut extent = owner.chunk()?;
+//! extent[0] = 42;
+//! drop(extent);
+//! pool.trim();
+//! # Ok::<(), recoup::pool::Error>(())
+//! ```
+//!
+//! What is guaranteed:
+//!
+//! 1. A byte belongs to one owner at a time, and is reached only through its [`Extent`] or
+//!    [`Movable`]. What somebody else had is zeroed before an owner gets it.
+//! 2. A forked child has none of it.
+//! 3. What is refused changes nothing, and nothing is handed out that the kernel would refuse at the
+//!    first touch.
+//! 4. An extent stays where it is; a movable one goes where a compaction needs it, but never while
+//!    somebody reads or writes it.
+//! 5. Free memory goes back while others allocate; who waits for it, waits for one request.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`source`] | where memory comes from |
+//! | `mapping` | addresses, and the bytes behind them |
+//! | `zone` | a part of the pool with a book of its own |
+//! | `owner`, `spares`, `desks` | who has memory, what is kept at hand, chunks in base pages |
+//! | `extent`, `movable` | the memory itself |
+//! | `returns`, `bell` | what is free goes back to the source |
+//! | `compact` | sparse gigabytes become empty |
+//! | `audit` | the books against each other and against the kernel |
+
+mod audit;
+mod bell;
+mod budget;
+mod compact;
+mod desks;
+mod error;
+mod extent;
+mod mapping;
+mod movable;
+mod owner;
+mod returns;
+pub mod source;
+mod spares;
+mod usage;
+mod zone;
+mod zones;
+
+pub use audit::{Audit, Violation};
+pub use compact::Compaction;
+pub use error::{Error, Result};
+pub use extent::Extent;
+pub use movable::{Movable, NotPinned, Reading, Writing};
+pub use owner::{Owner, OwnerOptions};
+pub use returns::{Background, ReturnSettings, Returned};
+pub use source::{External, HugeTlb, Source, Thp};
+pub use usage::Usage;
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use recoup_core::OwnerId;
+use recoup_sys::Bytes;
+
+use bell::Bell;
+use budget::Budget;
+use owner::Holder;
+use zone::Zone;
+use zones::{Key, Zones};
+
+/// Memory of one source, for many owners. A clone is the same pool. It ends with its last owner's last
+/// extent.
+#[derive(Clone, Debug)]
+pub struct Pool(Arc<Shared>);
+
+/// What a pool's handles and owners share.
+#[derive(Debug)]
+struct Shared {
+    source: Arc<dyn Source>,
+    budget: Arc<Budget>,
+    zones: Zones,
+    holders: Mutex<Vec<Weak<Holder>>>,
+    next_owner: AtomicU32,
+    bell: Bell,
+    /// Held by whoever moves extents, or wants none to move.
+    moves: Mutex<()>,
+}
+
+impl Pool {
+    /// A pool of at most `limit` bytes, rounded down to whole gigabytes but at least one. It takes
+    /// none before it is asked for memory; its books take 2.5 KiB of memory for each gigabyte of the
+    /// limit.
+    #[must_use]
+    pub fn new(source: impl Source + 'static, limit: Bytes) -> Self {
+        Self(Arc::new(Shared {
+            source: Arc::new(source),
+            budget: Arc::new(Budget::new(limit)),
+            zones: Zones::default(),
+            holders: Mutex::default(),
+            next_owner: AtomicU32::new(1),
+            bell: Bell::default(),
+            moves: Mutex::default(),
+        }))
+    }
+
+    /// A new owner, who has nothing yet.
+    ///
+    /// # Errors
+    /// There are no addresses left for its memory.
+    pub fn owner(&self, options: OwnerOptions) -> Result<Owner> {
+        // Relaxed: all that counts is that numbers differ.
+        let one_more = |number: u32| OwnerId::new(number).map(|_| number + 1);
+        let next = &self.0.next_owner;
+        let number = next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        let id = number.ok().and_then(OwnerId::new).ok_or(Error::Owners)?;
+        let owner = Owner::new(Arc::clone(&self.0), id, options)?;
+        let mut holders = self.0.holders.lock().unwrap_or_else(PoisonError::into_inner);
+        holders.retain(|holder| holder.strong_count() > 0);
+        holders.push(Arc::downgrade(&owner.0));
+        Ok(owner)
+    }
+}
+
+impl Shared {
+    /// The zone for this.
+    fn zone(&self, key: Key) -> Result<Arc<Zone>> {
+        self.zones.get(key, || Zone::new(Arc::clone(&self.source), Arc::clone(&self.budget)))
+    }
+
+    /// All owners that there are.
+    fn holders(&self) -> Vec<Arc<Holder>> {
+        let holders = self.holders.lock().unwrap_or_else(PoisonError::into_inner);
+        holders.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Puts all that owners keep at hand back into the books.
+    fn give_up_spares(&self) {
+        self.holders().iter().for_each(|holder| holder.give_up_spares());
+    }
+
+    /// The same for owners that have not used it since the last call.
+    fn give_up_idle_spares(&self) {
+        for holder in self.holders() {
+            let was_active = std::mem::take(&mut holder.local().is_active);
+            if !was_active {
+                holder.give_up_spares();
+            }
+        }
+    }
+
+    fn moving(&self) -> MutexGuard<'_, ()> {
+        self.moves.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_spares(&self) -> bool {
+        self.holders().iter().any(|holder| holder.local().spares.count().0 > 0)
+    }
+
+    /// Gives back all that is kept without need, so that somebody finds room.
+    fn make_room(&self) {
+        self.give_up_spares();
+        for (_, zone) in self.zones.all() {
+            zone.detach_unused();
+        }
+    }
+}

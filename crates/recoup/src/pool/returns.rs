@@ -1,0 +1,247 @@
+//! Free memory goes back to the source, by a thread of its own or in somebody's turn.
+
+use std::io;
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use recoup_core::hints::{BATCH, Due, Settings, Stats, Worker};
+use recoup_core::units::PAGE_SHIFT;
+use recoup_sys::Bytes;
+
+use super::bell::Call;
+use super::source::Returns;
+use super::zone::{Zone, return_order};
+use super::{Pool, Shared};
+
+/// When freed memory goes back, and how much at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReturnSettings {
+    /// How many freed extents have to gather before they are looked at.
+    pub threshold: usize,
+    /// How long they wait at most if they are fewer. Chunks that an owner keeps at hand go back after
+    /// they were not used for so long.
+    pub deadline: Duration,
+    /// How many extents one request names, from 1 to 16. An allocation may have to wait for one
+    /// request.
+    pub per_request: usize,
+}
+
+impl Default for ReturnSettings {
+    /// 64 extents or a second, one by one.
+    fn default() -> Self {
+        Self { threshold: 64, deadline: Duration::from_secs(1), per_request: 1 }
+    }
+}
+
+/// What has gone back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Returned {
+    /// Memory that was given back in extents.
+    pub bytes: Bytes,
+    /// Gigabytes behind which nothing was left, so that they went back to the source.
+    pub gigabytes: u64,
+    /// Extents that the kernel did not take; they stay in the pool.
+    pub failed: u64,
+}
+
+impl Pool {
+    /// Gives all free memory back now, and gigabytes that are empty then.
+    pub fn trim(&self) -> Returned {
+        self.0.give_up_spares();
+        let at_once = ReturnSettings { threshold: 1, deadline: Duration::ZERO, per_request: BATCH };
+        let mut all = Returned::default();
+        for (_, zone) in self.0.zones.all() {
+            let mut turn = Turn::new(&zone, at_once);
+            while turn.take(&zone, 0) == Due::Now {}
+            all.add(turn.returned());
+            all.gigabytes += zone.retire();
+        }
+        all
+    }
+
+    /// Starts a thread that gives freed memory back, until the result is dropped.
+    ///
+    /// # Errors
+    /// No thread can be made; `AlreadyExists` if the pool has one.
+    pub fn return_in_background(&self, settings: ReturnSettings) -> io::Result<Background> {
+        self.0.bell.listen(settings.threshold)?;
+        let shared = Arc::clone(&self.0);
+        let work = move || Thread::new(&shared, settings).run();
+        // Without a thread this still is one, whose end tells the bell.
+        let mut background = Background { pool: Arc::clone(&self.0), thread: None };
+        background.thread =
+            Some(std::thread::Builder::new().name("recoup-return".to_owned()).spawn(work)?);
+        Ok(background)
+    }
+}
+
+/// A thread that gives a pool's freed memory back, until it is dropped.
+#[derive(Debug)]
+pub struct Background {
+    pool: Arc<Shared>,
+    thread: Option<JoinHandle<Returned>>,
+}
+
+impl Background {
+    /// Ends it, and says what it has given back.
+    #[must_use]
+    pub fn stop(mut self) -> Returned {
+        let done = self.end();
+        // What is left of it has no thread to end.
+        std::mem::forget(self);
+        done
+    }
+
+    fn end(&mut self) -> Returned {
+        self.pool.bell.silence();
+        // A thread that has panicked needs no more than to be gone.
+        let done = self.thread.take().and_then(|thread| thread.join().ok());
+        self.pool.bell.leave();
+        done.unwrap_or_default()
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Returned {
+    fn add(&mut self, other: Self) {
+        self.bytes += other.bytes;
+        self.gigabytes += other.gigabytes;
+        self.failed += other.failed;
+    }
+}
+
+/// The engine of hints at work on a zone.
+#[derive(Debug)]
+struct Turn {
+    worker: Worker,
+    order: u8,
+}
+
+impl Turn {
+    fn new(zone: &Zone, settings: ReturnSettings) -> Self {
+        let order = return_order(zone.kind());
+        let deadline_ns = u64::try_from(settings.deadline.as_nanos()).unwrap_or(u64::MAX);
+        let per_request = settings.per_request.clamp(1, BATCH);
+        let worker = Worker::new(Settings {
+            order,
+            per_request,
+            threshold: settings.threshold,
+            deadline_ns,
+        });
+        Self { worker, order }
+    }
+
+    /// One batch, if it is time for one.
+    fn take(&mut self, zone: &Zone, now_ns: u64) -> Due {
+        if zone.kind().returns == Returns::Nothing {
+            return Due::Idle;
+        }
+        let due = self.worker.due(zone.hints.pending(), now_ns);
+        if due == Due::Now {
+            // What failed is counted, and stays in the pool.
+            let _ = self.worker.round(&zone.hints, &mut zone.returning(), &mut zone.returning());
+        }
+        due
+    }
+
+    fn returned(&self) -> Returned {
+        let Stats { returned, failed, .. } = self.worker.stats();
+        let bytes = Bytes(returned << (u32::from(self.order) + PAGE_SHIFT));
+        Returned { bytes, gigabytes: 0, failed }
+    }
+}
+
+/// The thread's own.
+#[derive(Debug)]
+struct Thread<'a> {
+    pool: &'a Shared,
+    settings: ReturnSettings,
+    turns: Vec<(Weak<Zone>, Turn)>,
+    start: Instant,
+    done: Returned,
+}
+
+impl<'a> Thread<'a> {
+    fn new(pool: &'a Shared, settings: ReturnSettings) -> Self {
+        Self { pool, settings, turns: Vec::new(), start: Instant::now(), done: Returned::default() }
+    }
+
+    fn run(mut self) -> Returned {
+        let mut next_look = self.settings.deadline;
+        loop {
+            let next_hint = self.follow_hints();
+            if self.start.elapsed() >= next_look {
+                self.pool.give_up_idle_spares();
+                next_look = self.start.elapsed() + self.settings.deadline;
+            }
+            let until = (!self.can_sleep_long())
+                .then(|| next_hint.map_or(next_look, |hint| hint.min(next_look)));
+            let wait = until.map(|until| until.saturating_sub(self.start.elapsed()));
+            if self.pool.bell.wait(wait) == Call::Stop {
+                return self.all_done();
+            }
+        }
+    }
+
+    /// Whether nothing is left to be done until somebody frees something, which then rings.
+    fn can_sleep_long(&self) -> bool {
+        self.pool.bell.announce_long_sleep();
+        let zones = self.pool.zones.all();
+        let hinted =
+            |zone: &Zone| zone.kind().returns != Returns::Nothing && zone.hints.pending() > 0;
+        !zones.iter().any(|(_, zone)| hinted(zone)) && !self.pool.has_spares()
+    }
+
+    fn all_done(mut self) -> Returned {
+        self.turns.drain(..).for_each(|(_, turn)| self.done.add(turn.returned()));
+        self.done
+    }
+
+    /// Gives back what is due. Says when the next is.
+    fn follow_hints(&mut self) -> Option<Duration> {
+        self.find_zones();
+        let mut next: Option<u64> = None;
+        for (zone, turn) in &mut self.turns {
+            let Some(zone) = zone.upgrade() else { continue };
+            let now = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            let mut due = turn.take(&zone, now);
+            let acted = due == Due::Now;
+            while due == Due::Now {
+                due = turn.take(&zone, now);
+            }
+            if acted {
+                self.done.gigabytes += zone.retire();
+            }
+            if let Due::At(at) = due {
+                next = Some(next.map_or(at, |next| next.min(at)));
+            }
+        }
+        next.map(Duration::from_nanos)
+    }
+
+    /// Takes note of zones that are new, and of those that have ended.
+    fn find_zones(&mut self) {
+        self.turns.retain(|(zone, turn)| {
+            let lives = zone.strong_count() > 0;
+            if !lives {
+                self.done.add(turn.returned());
+            }
+            lives
+        });
+        for (_, zone) in self.pool.zones.all() {
+            let known = |(known, _): &(Weak<Zone>, Turn)| {
+                known.upgrade().is_some_and(|known| Arc::ptr_eq(&known, &zone))
+            };
+            if !self.turns.iter().any(known) {
+                let turn = Turn::new(&zone, self.settings);
+                self.turns.push((Arc::downgrade(&zone), turn));
+            }
+        }
+    }
+}

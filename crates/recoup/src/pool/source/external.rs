@@ -1,0 +1,63 @@
+//! Memory that is no system RAM, or has no page metadata.
+
+#![expect(unsafe_code, reason = "a promise about the file is taken here")]
+
+use std::fs::File;
+
+use recoup_core::superchunk::Backing;
+use recoup_sys::units::PAGE;
+use recoup_sys::{Bytes, Error, Result};
+
+use super::files::{Gigabytes, Growth};
+use super::{Arrival, Gigabyte, Kind, Returns, Source};
+
+/// A DAX device, or any file that can be mapped, of which the pool has the whole gigabytes.
+///
+/// What it holds counts as somebody's: every owner gets it zeroed. After the pool's end it holds
+/// what the last owners left in it, but for what was given back.
+#[derive(Debug)]
+pub struct External {
+    files: Gigabytes,
+    returns: Returns,
+}
+
+impl External {
+    /// The first `length` bytes of a file or device, rounded down to gigabytes. Free extents of
+    /// regular files are given back as holes, those of devices are kept.
+    ///
+    /// # Errors
+    /// Those of fstat(2).
+    ///
+    /// # Safety
+    /// As long as the pool lives, nobody else changes or shortens these bytes of the file.
+    pub unsafe fn new(file: File, length: Bytes) -> Result<Self> {
+        let about = file.metadata().map_err(|e| Error::os("look at", "a file for a pool", e))?;
+        // A device does not say how long it is.
+        let (returns, length) = if about.is_file() {
+            (Returns::Extents, length.min(Bytes(about.len())))
+        } else {
+            (Returns::Nothing, length)
+        };
+        Ok(Self { files: Gigabytes::new(file, length, None, Growth::Fixed), returns })
+    }
+}
+
+impl Source for External {
+    fn kind(&self) -> Kind {
+        Kind {
+            name: "an external file",
+            page: PAGE,
+            backing: Backing::Used,
+            arrival: Arrival::OnTouch,
+            returns: self.returns,
+        }
+    }
+
+    fn take(&self) -> Result<Gigabyte> {
+        self.files.take()
+    }
+
+    fn put_back(&self, gigabyte: Gigabyte) {
+        self.files.put_back(&gigabyte);
+    }
+}

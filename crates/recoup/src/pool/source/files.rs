@@ -1,0 +1,75 @@
+//! The gigabytes of a file.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use recoup_core::units::SUPERCHUNK_BYTES;
+use recoup_sys::{Bytes, Errno, Error, Result};
+
+use super::Gigabyte;
+
+/// A file, cut into gigabytes.
+#[derive(Debug)]
+pub(super) struct Gigabytes {
+    file: Arc<File>,
+    /// The pages of a hugetlb file.
+    huge: Option<Bytes>,
+    growth: Growth,
+    numbers: Mutex<Numbers>,
+}
+
+/// Whether a file gets longer when all of it is handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Growth {
+    /// As far as it is asked for.
+    AsAskedFor,
+    /// It has what it has.
+    Fixed,
+}
+
+#[derive(Debug, Default)]
+struct Numbers {
+    /// Which gigabytes of the file are at hand.
+    free: BTreeSet<u64>,
+    /// How many gigabytes the file has.
+    length: u64,
+}
+
+impl Gigabytes {
+    /// The whole gigabytes among the first `length` bytes of a file.
+    pub(super) fn new(file: File, length: Bytes, huge: Option<Bytes>, growth: Growth) -> Self {
+        let length = length.0 / SUPERCHUNK_BYTES;
+        let numbers = Mutex::new(Numbers { free: (0..length).collect(), length });
+        Self { file: Arc::new(file), huge, growth, numbers }
+    }
+
+    pub(super) fn take(&self) -> Result<Gigabyte> {
+        let mut numbers = self.numbers();
+        let number = match numbers.free.pop_first() {
+            Some(number) => number,
+            None if self.growth == Growth::AsAskedFor => {
+                self.file
+                    .set_len((numbers.length + 1) * SUPERCHUNK_BYTES)
+                    .map_err(|e| Error::os("lengthen", "a memory file", e))?;
+                numbers.length += 1;
+                numbers.length - 1
+            }
+            None => {
+                return Err(Error::os("find a free gigabyte in", "the file", Errno::NOSPC));
+            }
+        };
+        let offset = Bytes(number * SUPERCHUNK_BYTES);
+        Ok(Gigabyte::File { file: Arc::clone(&self.file), offset, huge: self.huge })
+    }
+
+    pub(super) fn put_back(&self, gigabyte: &Gigabyte) {
+        if let Gigabyte::File { offset, .. } = gigabyte {
+            self.numbers().free.insert(offset.0 / SUPERCHUNK_BYTES);
+        }
+    }
+
+    fn numbers(&self) -> MutexGuard<'_, Numbers> {
+        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

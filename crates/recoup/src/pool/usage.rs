@@ -1,0 +1,62 @@
+//! What a pool's memory is used for, and what keeping it costs.
+
+use recoup_core::Chunks;
+use recoup_core::book::BYTES_PER_POOL;
+use recoup_core::superchunk::BYTES_PER_SUPERCHUNK;
+use recoup_core::units::CHUNK_BYTES;
+use recoup_sys::Bytes;
+
+use super::owner::Holder;
+use super::zone::Zone;
+use super::{Pool, Shared};
+
+/// What a pool's memory is used for at a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// What came from the source.
+    pub attached: Bytes,
+    /// What owners have: extents, and chunks of which pages are handed out.
+    pub held: Bytes,
+    /// What owners keep at hand.
+    pub spare: Bytes,
+    /// Free memory that is still backed.
+    pub warm: Bytes,
+    /// What the pool and its owners keep to know this, whether it is attached or not.
+    pub bookkeeping: Bytes,
+}
+
+impl Pool {
+    /// What the memory is used for. Looks at every gigabyte.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let holders = self.0.holders();
+        let spare = Chunks(holders.iter().map(|holder| holder.local().spares.count().0).sum());
+        let mut usage = Usage {
+            spare: Bytes(spare.bytes()),
+            bookkeeping: Bytes((size_of::<Shared>() + holders.len() * size_of::<Holder>()) as u64),
+            ..Usage::default()
+        };
+        for (_, zone) in self.0.zones.all() {
+            zone.count(&mut usage);
+        }
+        usage.held = Bytes(usage.held.0.saturating_sub(usage.spare.0));
+        usage
+    }
+}
+
+impl Zone {
+    fn count(&self, usage: &mut Usage) {
+        let state = self.state();
+        let superchunks = state.book.superchunks();
+        let present = superchunks.iter().filter(|superchunk| superchunk.is_present());
+        for superchunk in present {
+            usage.attached += Bytes(Chunks::SUPERCHUNK.bytes());
+            let allocated = superchunk.allocated();
+            usage.held += Bytes(allocated as u64 * CHUNK_BYTES);
+            usage.warm += Bytes((superchunk.backed() - allocated) as u64 * CHUNK_BYTES);
+        }
+        let books = BYTES_PER_POOL + superchunks.len() * BYTES_PER_SUPERCHUNK;
+        let hints = self.hints_bytes();
+        usage.bookkeeping += Bytes((size_of::<Self>() + books + hints) as u64);
+    }
+}

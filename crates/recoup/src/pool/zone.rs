@@ -1,0 +1,419 @@
+//! A part of a pool that is kept by itself: addresses, the book of what is there, and hints of what
+//! was freed.
+//!
+//! A pool has a zone for extents that stay where they are and one for those that may move, for each
+//! NUMA node that was asked for. An owner may have zones of its own. Memory goes from one zone to
+//! another only through the source.
+
+#![expect(unsafe_code, reason = "what the book says becomes a right to memory here")]
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use recoup_core::book::Grant;
+use recoup_core::hints::{Extent, Fate, FreeMemory, HintMap, Return, Word};
+use recoup_core::refusal::Refused;
+use recoup_core::units::{CHUNK_ORDER, CHUNKS_PER_SUPERCHUNK, SUPERCHUNK_ORDER};
+use recoup_core::{Account, Alignment, ChunkIdx, ChunkRun, Chunks, PoolBook};
+use recoup_core::{Superchunk, SuperchunkIdx};
+use recoup_sys::own::{self, Backing};
+
+use super::budget::Budget;
+use super::error::{Error, Result};
+use super::mapping::{self, Mapping, Span};
+use super::movable::Cell;
+use super::source::{Arrival, Gigabyte, Kind, Returns, Source};
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Zone {
+    mapping: Mapping,
+    source: Arc<dyn Source>,
+    kind: Kind,
+    budget: Arc<Budget>,
+    state: Mutex<State>,
+    /// An extent that was being given back is settled.
+    settled: Condvar,
+    pub(super) hints: HintMap<Box<[Word]>>,
+}
+
+pub(super) type Book = PoolBook<Box<[Superchunk]>>;
+
+/// What a zone's lock guards.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) book: Book,
+    /// What stands behind each superchunk that is part of the zone.
+    gigabytes: BTreeMap<SuperchunkIdx, Gigabyte>,
+    /// The handles of extents that may move, by the first chunk.
+    pub(super) movables: BTreeMap<ChunkIdx, Arc<Cell>>,
+}
+
+/// An extent that was handed out, and what has to be done before it is used.
+#[derive(Debug)]
+pub(super) struct Granted {
+    pub(super) span: Span,
+    pub(super) grant: Grant,
+}
+
+impl Granted {
+    /// Whether it can be used as it is.
+    pub(super) fn is_ready(&self) -> bool {
+        self.grant.foreign.is_empty() && self.grant.cold.is_empty()
+    }
+}
+
+impl Zone {
+    pub(super) fn new(source: Arc<dyn Source>, budget: Arc<Budget>) -> Result<Self> {
+        let kind = source.kind();
+        let superchunks = budget.limit();
+        let map = |error| Error::Source { name: kind.name, advice: ADDRESSES, source: error };
+        let mapping = Mapping::reserve(superchunks).map_err(map)?;
+        let storage = (0..superchunks).map(|_| Superchunk::default()).collect();
+        let order = return_order(kind);
+        let hints = (superchunks << (SUPERCHUNK_ORDER - order)).div_ceil(64);
+        let hints = HintMap::new((0..hints).map(|_| Word::new(0)).collect());
+        let book = PoolBook::new(storage).map_err(|_| Error::Full {
+            asked: Chunks::SUPERCHUNK,
+            free: Chunks::ZERO,
+            limit: budget.limit_bytes(),
+        })?;
+        let (gigabytes, movables) = (BTreeMap::new(), BTreeMap::new());
+        let state = Mutex::new(State { book, gigabytes, movables });
+        Ok(Self { mapping, source, kind, budget, state, settled: Condvar::new(), hints })
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// How its memory is given back.
+    pub(super) fn backing(&self, at: SuperchunkIdx) -> Backing {
+        self.state()
+            .gigabytes
+            .get(&at)
+            .map_or(Backing::Private, |gigabyte| gigabyte.memory().into())
+    }
+
+    /// Hands out an extent, from another gigabyte of the source if need be.
+    pub(super) fn allocate(
+        &self,
+        account: &mut Account,
+        length: Chunks,
+        alignment: Alignment,
+    ) -> Result<Granted> {
+        self.allocate_noting(account, length, alignment, |_, _| ())
+    }
+
+    /// Hands out an extent that may move, of which the zone keeps this handle.
+    pub(super) fn allocate_movable(
+        &self,
+        account: &mut Account,
+        length: Chunks,
+        cell: &Arc<Cell>,
+    ) -> Result<Granted> {
+        self.allocate_noting(account, length, Alignment::Natural, |state, grant| {
+            state.movables.insert(grant.extent.start(), Arc::clone(cell));
+        })
+    }
+
+    /// Does something under the lock under which the extent is handed out.
+    fn allocate_noting(
+        &self,
+        account: &mut Account,
+        length: Chunks,
+        alignment: Alignment,
+        note: impl FnOnce(&mut State, &Grant),
+    ) -> Result<Granted> {
+        let mut state = self.state();
+        loop {
+            match state.book.allocate(account, length, alignment) {
+                Ok(grant) => {
+                    note(&mut state, &grant);
+                    return Ok(self.granted(grant));
+                }
+                Err(Refused::Busy) => {
+                    state = self.settled.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
+                Err(Refused::Exhausted { asked, free }) => {
+                    self.grow(
+                        &mut state,
+                        Error::Full { asked, free, limit: self.budget.limit_bytes() },
+                    )?;
+                }
+                Err(Refused::Quota(exceeded)) => return Err(exceeded.into()),
+                Err(Refused::Length(length)) => return Err(Error::chunks(length)),
+            }
+        }
+    }
+
+    /// Hands out up to so many single chunks of what the zone has, under one lock.
+    pub(super) fn allocate_more(
+        &self,
+        account: &mut Account,
+        at_most: usize,
+        mut take: impl FnMut(Granted),
+    ) {
+        let mut state = self.state();
+        for _ in 0..at_most {
+            match state.book.allocate(account, Chunks(1), Alignment::Chunk) {
+                Ok(grant) => take(self.granted(grant)),
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// The bytes of what the book has just handed out.
+    pub(super) fn granted(&self, grant: Grant) -> Granted {
+        // SAFETY: the book gives a chunk of the pool to one owner at a time, and takes it back only
+        // by `free` or `cancel`, which consume the span, or by a move, which replaces it. Whoever
+        // has a span keeps the zone.
+        let span = unsafe { self.mapping.span(grant.extent) };
+        Granted { span, grant }
+    }
+
+    /// Makes an extent ready for its owner: fetches what does not come by itself, and zeroes what
+    /// others have left. If that fails, it is taken back.
+    pub(super) fn prepare(&self, account: &mut Account, mut granted: Granted) -> Result<Span> {
+        if let Err(error) = self.fetch(&granted.grant) {
+            self.cancel(account, [granted]);
+            return Err(error);
+        }
+        let run = granted.grant.extent;
+        for place in granted.grant.foreign.ones() {
+            let start = (place - run.slots().start) * CHUNK;
+            granted.span.as_mut_slice()[start..start + CHUNK].fill(0);
+        }
+        Ok(granted.span)
+    }
+
+    /// Puts memory behind the cold chunks of an extent, if the source wants that.
+    pub(super) fn fetch(&self, grant: &Grant) -> Result<()> {
+        if self.kind.arrival == Arrival::OnTouch {
+            return Ok(());
+        }
+        grant.cold.runs().try_for_each(|slots| {
+            let run = mapping::part(grant.extent.superchunk(), slots);
+            own::populate(self.mapping.pages(run)).map_err(|error| self.refused(error))
+        })
+    }
+
+    /// Takes back extents that nobody has used.
+    pub(super) fn cancel(&self, account: &mut Account, granted: impl IntoIterator<Item = Granted>) {
+        for Granted { span: _, grant } in granted {
+            // What could be fetched goes back: it counts as cold.
+            if self.kind.arrival == Arrival::Fetched {
+                self.drop_cold(&grant);
+            }
+            let mut state = self.state();
+            state.movables.remove(&grant.extent.start());
+            let result = state.book.cancel(account, &grant);
+            debug_assert!(result.is_ok(), "an extent that was just handed out: {result:?}");
+        }
+    }
+
+    fn drop_cold(&self, grant: &Grant) {
+        let superchunk = grant.extent.superchunk();
+        let backing = self.backing(superchunk);
+        for slots in grant.cold.runs() {
+            // SAFETY: the extent is not in use yet, and what is cold holds nothing. A hugetlb page of
+            // a gigabyte, of which this is only a part, stays.
+            let _ = unsafe { self.mapping.discard(mapping::part(superchunk, slots), backing) };
+        }
+    }
+
+    /// Takes back extents, whose bytes stay what they are. Says how many hints wait now.
+    pub(super) fn free(
+        &self,
+        account: &mut Account,
+        extents: impl IntoIterator<Item = (Span, ChunkRun)>,
+    ) -> usize {
+        let mut pending = 0;
+        let mut state = self.state();
+        let mut freed = [None; BATCH];
+        let mut extents = extents.into_iter();
+        loop {
+            let mut count = 0;
+            for (slot, (_, run)) in freed.iter_mut().zip(extents.by_ref()) {
+                state.movables.remove(&run.start());
+                let result = state.book.free(account, run);
+                debug_assert!(result.is_ok(), "an extent of this owner: {result:?}");
+                *slot = Some(run);
+                count += 1;
+            }
+            drop(state);
+            for run in freed.iter_mut().filter_map(Option::take) {
+                pending = self.hint(run);
+            }
+            if count < BATCH {
+                return pending;
+            }
+            state = self.state();
+        }
+    }
+
+    /// Hints what was freed.
+    pub(super) fn hint(&self, run: ChunkRun) -> usize {
+        let shift = return_order(self.kind) - CHUNK_ORDER;
+        let index = |chunk: u64| usize::try_from(chunk >> shift).unwrap_or(usize::MAX);
+        let ChunkIdx(start) = run.start();
+        self.hints.hint(index(start)..index(start + run.length().0 - 1) + 1)
+    }
+
+    /// Attaches one more superchunk; `full` where the pool has all that it may have.
+    fn grow(&self, state: &mut State, full: Error) -> Result<()> {
+        let superchunks = state.book.superchunks();
+        let absent = superchunks.iter().position(|superchunk| !superchunk.is_present());
+        let (Some(index), Some(share)) = (absent, self.budget.take()) else {
+            return Err(full);
+        };
+        let at = SuperchunkIdx(index as u64);
+        let gigabyte = self.source.take().map_err(|error| self.refused(error))?;
+        // SAFETY: the book says that the superchunk is not part of the pool, and is locked.
+        if let Err(error) = unsafe { self.mapping.attach(at, &gigabyte) } {
+            self.source.put_back(gigabyte);
+            return Err(self.refused(error));
+        }
+        state.gigabytes.insert(at, gigabyte);
+        let attached = state.book.attach(at, self.kind.backing);
+        debug_assert!(attached.is_ok(), "an absent superchunk: {attached:?}");
+        share.keep();
+        Ok(())
+    }
+
+    fn refused(&self, error: recoup_sys::Error) -> Error {
+        let advice = match self.kind.arrival {
+            Arrival::Fetched => HUGETLB,
+            Arrival::OnTouch => ADDRESSES,
+        };
+        Error::Source { name: self.kind.name, advice, source: error }
+    }
+
+    /// Gives superchunks back behind which nothing stands any more. Says how many.
+    pub(super) fn retire(&self) -> u64 {
+        let mut state = self.state();
+        let empty = |(_, superchunk): &(usize, &Superchunk)| {
+            let tally = superchunk.tally();
+            superchunk.is_present()
+                && (tally.takeable, tally.warm, tally.waiting) == (CHUNKS_PER_SUPERCHUNK, 0, 0)
+        };
+        let superchunks = state.book.superchunks().iter().enumerate();
+        let empty: Vec<usize> = superchunks.filter(empty).map(|(index, _)| index).collect();
+        let retired = empty.into_iter().map(|index| SuperchunkIdx(index as u64));
+        retired.filter(|&at| self.detach(&mut state, at)).count() as u64
+    }
+
+    /// Gives superchunks back of which nothing is in use, with what stands behind them.
+    /// Says how many.
+    pub(super) fn detach_unused(&self) -> u64 {
+        let mut state = self.state();
+        let superchunks = state.book.superchunks().iter().enumerate();
+        let unused = |(_, superchunk): &(usize, &Superchunk)| {
+            superchunk.tally().takeable == CHUNKS_PER_SUPERCHUNK
+        };
+        let unused: Vec<usize> = superchunks.filter(unused).map(|(index, _)| index).collect();
+        let detached = unused.into_iter().map(|index| SuperchunkIdx(index as u64));
+        detached.filter(|&at| self.detach(&mut state, at)).count() as u64
+    }
+
+    /// Gives a superchunk back of which nothing is in use.
+    pub(super) fn detach(&self, state: &mut State, at: SuperchunkIdx) -> bool {
+        if state.book.detach(at).is_err() {
+            return false;
+        }
+        // SAFETY: the book has just made sure that nobody has any of it, and is locked.
+        let unmapped = unsafe { self.mapping.detach(at) };
+        if let (Some(gigabyte), Ok(())) = (state.gigabytes.remove(&at), unmapped) {
+            self.source.put_back(gigabyte);
+        }
+        self.budget.put_back();
+        true
+    }
+
+    /// What the hints of freed memory take.
+    pub(super) fn hints_bytes(&self) -> usize {
+        (usize::try_from(self.budget.limit()).unwrap_or(0)
+            << (SUPERCHUNK_ORDER - return_order(self.kind)))
+        .div_ceil(8)
+    }
+
+    /// What gives this zone's memory back.
+    pub(super) fn returning(&self) -> Returning<'_> {
+        Returning(self)
+    }
+}
+
+impl Drop for Zone {
+    fn drop(&mut self) {
+        if !self.mapping.is_of_this_process() {
+            return;
+        }
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for (at, gigabyte) in std::mem::take(&mut state.gigabytes) {
+            // SAFETY: extents keep their zone, so there is none.
+            if unsafe { self.mapping.detach(at) }.is_ok() {
+                self.source.put_back(gigabyte);
+            }
+            self.budget.put_back();
+        }
+    }
+}
+
+/// A zone's free memory, locked for each step, and the way back for it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Returning<'a>(&'a Zone);
+
+impl FreeMemory for Returning<'_> {
+    fn isolate(&mut self, extent: Extent) -> bool {
+        self.0.state().book.isolate(extent)
+    }
+
+    fn restore(&mut self, extent: Extent) {
+        self.0.state().book.restore(extent);
+    }
+
+    fn send(&mut self, extent: Extent) -> bool {
+        self.0.state().book.send(extent)
+    }
+
+    fn settle(&mut self, extent: Extent, fate: Fate) {
+        self.0.state().book.settle(extent, fate);
+        self.0.settled.notify_all();
+    }
+}
+
+impl Return for Returning<'_> {
+    type Error = recoup_sys::Error;
+
+    fn give_back(&mut self, extents: &[Extent]) -> std::result::Result<(), Self::Error> {
+        extents.iter().filter_map(|extent| extent.run()).try_for_each(|run| {
+            let backing = self.0.backing(run.superchunk());
+            // SAFETY: what was sent, the book hands to nobody until it is settled.
+            unsafe { self.0.mapping.discard(run, backing) }
+        })
+    }
+}
+
+/// Binary logarithm of the pages that are given back at a time.
+pub(super) fn return_order(kind: Kind) -> u8 {
+    let whole = kind.page.0 > recoup_core::units::CHUNK_BYTES || kind.returns == Returns::Nothing;
+    if whole { SUPERCHUNK_ORDER } else { CHUNK_ORDER }
+}
+
+/// Bytes of a chunk.
+pub(super) const CHUNK: usize =
+    recoup_core::units::PAGES_PER_CHUNK << recoup_core::units::PAGE_SHIFT;
+/// How many extents are freed under one lock.
+const BATCH: usize = 16;
+
+const ADDRESSES: &str =
+    "make the pool smaller, or raise the limit of the address space (ulimit -v)";
+const HUGETLB: &str = "free some of it, or set more of these pages apart (recoup pool reserve, or the boot parameter hugepages=)";

@@ -1,0 +1,173 @@
+use recoup::pool::{Error, OwnerOptions, Pool, ReturnSettings, Thp, Violation};
+use recoup_core::Chunks;
+use recoup_core::units::Pages;
+use recoup_sys::Bytes;
+use recoup_testkit::kernel::smaps_bytes_in;
+
+const CHUNK: u64 = 2 << 20;
+const GIB: u64 = 1 << 30;
+
+fn own_pid() -> i32 {
+    i32::try_from(std::process::id()).expect("a pid")
+}
+
+fn resident(extent: &[u8]) -> u64 {
+    let start = extent.as_ptr().addr() as u64;
+    smaps_bytes_in(own_pid(), start..start + extent.len() as u64, "Rss")
+}
+
+#[test]
+fn an_owner_gets_its_own_bytes_back_and_another_zeroes() {
+    let pool = Pool::new(Thp::private(), Bytes(GIB));
+    let [first, second] = [(), ()].map(|()| pool.owner(OwnerOptions::default()).expect("owner"));
+    let mut extent = first.chunk().expect("a chunk");
+    assert!(extent.iter().all(|&byte| byte == 0));
+    extent.fill(7);
+    let place = extent.as_ptr();
+    drop(extent);
+    let extent = first.chunk().expect("a chunk");
+    assert_eq!(extent.as_ptr(), place);
+    assert!(extent.iter().all(|&byte| byte == 7));
+    drop(extent);
+    drop(first);
+    let extent = second.chunk().expect("a chunk");
+    assert_eq!(extent.as_ptr(), place, "the warm chunk goes first");
+    assert!(extent.iter().all(|&byte| byte == 0));
+    assert_eq!(pool.audit().expect("pagemap").violations, []);
+}
+
+#[test]
+fn what_is_freed_goes_back_by_a_trim() {
+    let pool = Pool::new(Thp::private(), Bytes(GIB));
+    let owner = pool.owner(OwnerOptions::default()).expect("owner");
+    let mut extents: Vec<_> = (0..40).map(|_| owner.chunk().expect("a chunk")).collect();
+    extents.iter_mut().for_each(|extent| extent.fill(1));
+    let last = extents.pop().expect("40 extents");
+    drop(extents);
+    assert_eq!(owner.used(), Bytes(CHUNK));
+    let returned = pool.trim();
+    assert_eq!((returned.bytes, returned.failed), (Bytes(39 * CHUNK), 0));
+    let start = last.as_ptr().addr().get() as u64;
+    let around = start / GIB * GIB..start / GIB * GIB + GIB;
+    assert_eq!(smaps_bytes_in(own_pid(), around, "Rss"), CHUNK);
+    drop(last);
+    let returned = pool.trim();
+    assert_eq!((returned.bytes, returned.gigabytes), (Bytes(CHUNK), 1));
+    assert_eq!(pool.usage().attached, Bytes(0));
+}
+
+#[test]
+fn a_quota_and_a_full_pool_refuse_and_lose_nothing() {
+    let pool = Pool::new(Thp::private(), Bytes(GIB));
+    let owner = pool.owner(OwnerOptions::default().quota(Bytes(3 * CHUNK))).expect("owner");
+    let extents: Vec<_> = (0..3).map(|_| owner.chunk().expect("a chunk")).collect();
+    assert!(matches!(owner.chunk(), Err(Error::Quota(_))));
+    drop(extents);
+    assert!(owner.chunks(Chunks(3)).is_ok());
+    let greedy = pool.owner(OwnerOptions::default()).expect("owner");
+    let all: Vec<_> = std::iter::from_fn(|| greedy.chunk().ok()).collect();
+    assert_eq!(all.len(), 512);
+    let error = greedy.chunk().expect_err("the pool is full").to_string();
+    assert!(error.contains("no room for 2 MiB") && error.contains("1 GiB"), "{error}");
+    drop(all);
+    assert!(owner.chunk().is_ok());
+    assert_eq!(pool.audit().expect("pagemap").violations, []);
+}
+
+#[test]
+fn pages_share_chunks() {
+    let pool = Pool::new(Thp::private(), Bytes(GIB));
+    let owner = pool.owner(OwnerOptions::default()).expect("owner");
+    let mut pages: Vec<_> = (0..700).map(|_| owner.pages(Pages(1)).expect("a page")).collect();
+    for (number, page) in (0_u8..=255).cycle().zip(&mut pages) {
+        page.fill(number);
+    }
+    assert_eq!(owner.used(), Bytes(2 * CHUNK));
+    for (number, page) in (0_u8..=255).cycle().zip(&pages) {
+        assert!(page.iter().all(|&byte| byte == number));
+    }
+    drop(pages);
+    assert_eq!(owner.used(), Bytes(0));
+    assert!(matches!(owner.pages(Pages(513)), Err(Error::Length { .. })));
+    assert!(matches!(owner.pages(Pages(0)), Err(Error::Length { .. })));
+}
+
+#[test]
+fn compaction_empties_gigabytes_and_keeps_every_byte() {
+    let pool = Pool::new(Thp::private(), Bytes(4 * GIB));
+    let owner = pool.owner(OwnerOptions::default()).expect("owner");
+    let mut extents: Vec<_> =
+        (0..1100).map(|_| Some(owner.movable(Chunks(1)).expect("a chunk"))).collect();
+    for (number, extent) in (0_u64..).zip(extents.iter().flatten()) {
+        extent.write()[..8].copy_from_slice(&number.to_ne_bytes());
+    }
+    // Every other one: 550 chunks, which need two of three gigabytes.
+    extents.iter_mut().step_by(2).for_each(|extent| *extent = None);
+    let done = pool.compact();
+    assert_eq!(done.returned, 1);
+    assert!(done.moved > Bytes(0) && done.passed_over == 0, "{done:?}");
+    for (number, extent) in (0_u64..).zip(&extents) {
+        if let Some(extent) = extent {
+            assert_eq!(extent.read()[..8], number.to_ne_bytes());
+        }
+    }
+    assert_eq!(pool.audit().expect("pagemap").violations, []);
+    assert_eq!(pool.usage().attached, Bytes(2 * GIB));
+}
+
+#[test]
+fn a_pinned_extent_keeps_its_bytes_and_its_place() {
+    let pool = Pool::new(Thp::private(), Bytes(2 * GIB));
+    let owner = pool.owner(OwnerOptions::default()).expect("owner");
+    let movable = owner.movable(Chunks(2)).expect("chunks");
+    movable.write().fill(9);
+    let pinned = movable.pin().expect("room");
+    let place = pinned.as_ptr();
+    pool.compact();
+    assert_eq!(pinned.as_ptr(), place);
+    assert!(pinned.len() == 4 << 20 && pinned.iter().all(|&byte| byte == 9));
+    assert_eq!(owner.used(), Bytes(2 * CHUNK));
+}
+
+#[test]
+#[expect(unsafe_code, reason = "somebody writes where nobody has anything")]
+fn an_audit_finds_memory_that_nobody_was_given() {
+    let pool = Pool::new(Thp::private(), Bytes(GIB));
+    let owner = pool.owner(OwnerOptions::default()).expect("owner");
+    let mut extent = owner.chunk().expect("a chunk");
+    extent.fill(1);
+    drop(extent);
+    pool.trim();
+    let keeps_it_attached = owner.chunks(Chunks(256)).expect("room");
+    assert_eq!(pool.audit().expect("pagemap").violations, []);
+    // Whoever kept the address writes after the free.
+    let beyond = keeps_it_attached.as_ptr().as_ptr().wrapping_add(keeps_it_attached.len());
+    // SAFETY: mapped as part of the attached gigabyte; nobody has it.
+    unsafe { beyond.write_volatile(1) };
+    let violations = pool.audit().expect("pagemap").violations;
+    assert!(matches!(violations[..], [Violation::Stray(_)]), "{violations:?}");
+}
+
+#[test]
+fn a_thread_returns_what_is_freed() {
+    let pool = Pool::new(Thp::private(), Bytes(GIB));
+    let settings = ReturnSettings {
+        threshold: 4,
+        deadline: std::time::Duration::from_millis(20),
+        ..ReturnSettings::default()
+    };
+    let background = pool.return_in_background(settings).expect("a thread");
+    assert!(pool.return_in_background(settings).is_err());
+    let owner = pool.owner(OwnerOptions::default()).expect("owner");
+    let mut extents: Vec<_> = (0..40).map(|_| owner.chunk().expect("a chunk")).collect();
+    extents.iter_mut().for_each(|extent| extent.fill(1));
+    let keep = extents.remove(0);
+    let start = keep.as_ptr().addr().get() as u64 / GIB * GIB;
+    drop(extents);
+    while smaps_bytes_in(own_pid(), start..start + GIB, "Rss") > CHUNK {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert_eq!(resident(&keep), CHUNK);
+    assert_eq!(background.stop().bytes, Bytes(39 * CHUNK));
+    assert!(pool.return_in_background(settings).is_ok());
+}
