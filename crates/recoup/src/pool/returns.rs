@@ -17,7 +17,8 @@ use super::{Pool, Shared};
 /// When freed memory goes back, and how much at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReturnSettings {
-    /// How many freed extents have to gather before they are looked at.
+    /// How many freed extents have to gather before they are looked at. Should be more than a program
+    /// takes and frees in one go, or it waits for its memory to come back as soon as it went.
     pub threshold: usize,
     /// How long they wait at most if they are fewer. Chunks that an owner keeps at hand go back after
     /// they were not used for so long.
@@ -28,9 +29,9 @@ pub struct ReturnSettings {
 }
 
 impl Default for ReturnSettings {
-    /// 64 extents or a second, one by one.
+    /// 512 extents (a gigabyte in chunks) or two seconds, one by one.
     fn default() -> Self {
-        Self { threshold: 64, deadline: Duration::from_secs(1), per_request: 1 }
+        Self { threshold: 512, deadline: Duration::from_secs(2), per_request: 1 }
     }
 }
 

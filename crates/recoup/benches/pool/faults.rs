@@ -1,0 +1,105 @@
+//! The page-fault benchmark: map, write one byte in each page, free, over and over.
+
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+use recoup::pool::{OwnerOptions, Pool, ReturnSettings, Thp};
+use recoup_core::Chunks;
+use recoup_sys::Bytes;
+use recoup_testkit::figure::note;
+use recoup_testkit::ratio::Comparison;
+use recoup_testkit::{Figure, HostSetting, Size};
+
+use super::others::{self, Block, Kind};
+
+/// How many times faster than mappings in base pages, and in huge ones.
+const TARGET_BASE: f64 = 10.0;
+const TARGET_HUGE: f64 = 1.0;
+/// How much slower it may be while a thread returns memory.
+const TARGET_RETURNING: f64 = 1.02;
+
+pub(super) fn print(size: Size) {
+    let _huge = HostSetting::huge_pages("madvise");
+    let length = size.pick(128 << 20, 8 << 20);
+    let times = size.pick(8, 1);
+    let rounds = size.pick(7, 1);
+    for threads in [1, 2] {
+        let pool = Pool::new(Thp::private(), Bytes(4 << 30));
+        let by_pool = || by_threads(threads, times * 10, || pool_loop(&pool, length)) / 10;
+        for other in others::ALL {
+            let theirs = || by_threads(threads, times, || move || block(other.kind, length));
+            let compared = Comparison::run(rounds, by_pool, theirs);
+            let faster = 1.0 / compared.ratio();
+            let what = format!(
+                "{} MiB touched through a pool, by {}, {threads} threads",
+                length >> 20,
+                other.name
+            );
+            let target = match other.kind {
+                Kind::BasePages => TARGET_BASE,
+                Kind::HugePages => TARGET_HUGE,
+                Kind::Jemalloc | Kind::Mimalloc => {
+                    note(&what, &format!("{faster:.1} times as fast"));
+                    continue;
+                }
+            };
+            let figure =
+                Figure { what: &what, value: compared.ratio(), target: 1.0 / target, unit: "x" };
+            figure.print(&format!("{faster:.1} times as fast"));
+        }
+        print_returning(size, &pool, threads, length);
+    }
+}
+
+/// Long enough for a thread that returns memory to look several times.
+fn print_returning(size: Size, pool: &Pool, threads: usize, length: usize) {
+    let times = size.pick(20_000, 10);
+    let without = || by_threads(threads, times, || pool_loop(pool, length));
+    let with = || {
+        let background = pool.return_in_background(ReturnSettings::default()).expect("a thread");
+        let time = without();
+        note("returned meanwhile", &format!("{} MiB", background.stop().bytes.0 >> 20));
+        time
+    };
+    let compared = Comparison::run(size.pick(5, 1), with, without);
+    let what = format!("the same while a thread returns memory, by without, {threads} threads");
+    Figure { what: &what, value: compared.ratio(), target: TARGET_RETURNING, unit: "x" }
+        .print(&format!("{:.0} ms of {:.0}", compared.subject_ms(), compared.baseline_ms()));
+}
+
+/// What a thread does with an owner of its own.
+fn pool_loop(pool: &Pool, length: usize) -> impl FnMut() {
+    let owner = pool.owner(OwnerOptions::default()).expect("an owner");
+    let chunks = Chunks((length >> 21) as u64);
+    move || {
+        let mut extent = owner.chunks(chunks).expect("room");
+        for page in extent.chunks_exact_mut(4096) {
+            // As the others do it.
+            std::hint::black_box(&mut page[0]).clone_from(&1);
+        }
+    }
+}
+
+fn block(kind: Kind, length: usize) {
+    Block::new(kind, length).touch();
+}
+
+/// The time for each to do it so many times, after once that is not counted.
+fn by_threads<W: FnMut()>(threads: usize, times: usize, make: impl Fn() -> W + Sync) -> Duration {
+    let start = Barrier::new(threads + 1);
+    std::thread::scope(|scope| {
+        let work = || {
+            let mut once = make();
+            once();
+            start.wait();
+            (0..times).for_each(|_| once());
+        };
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        start.wait();
+        let began = Instant::now();
+        for worker in workers {
+            worker.join().expect("a worker");
+        }
+        began.elapsed()
+    })
+}
