@@ -138,7 +138,7 @@ fn struct_pages_take_a_64th_of_memory_when_nothing_is_optimised() {
 }
 
 #[test]
-fn gigabytes_free_their_struct_pages_and_memory_grows_by_those_from_boot() {
+fn huge_gigabytes_free_their_struct_pages_and_memory_grows_by_those_from_boot() {
     require!(has_pools(), POOLS);
     require!(struct_pages() > 0, "a kernel that counts its struct pages (Linux 6.11)");
     let kept = [(BLOCK, 0), (PMD_TABLE_SPAN, 0)];
@@ -160,7 +160,7 @@ fn gigabytes_free_their_struct_pages_and_memory_grows_by_those_from_boot() {
 }
 
 #[test]
-fn a_gigabyte_becomes_512_smaller_pages_unless_it_is_in_use() {
+fn a_huge_gigabyte_becomes_512_smaller_pages_unless_it_is_in_use() {
     require!(has_pools(), POOLS);
     let pages = HugePages::reserve(&[(BLOCK, 0), (PMD_TABLE_SPAN, 2)]);
     require!(pages.is_ok(), "2 free huge pages of 1 GiB");
@@ -219,13 +219,14 @@ fn sizes_and_nodes_that_are_not_there_are_errors_that_name_those_that_are() {
 }
 
 #[test]
-fn the_smallest_pages_cannot_be_split() {
-    require!(has_pools(), POOLS);
-    let pages = HugePages::reserve(&[(BLOCK, 1)]);
-    require!(pages.is_ok(), FRAGMENTED);
+fn pages_are_not_split_into_what_they_are() {
+    require!(kernel::hugetlb(BLOCK.0, "nr_hugepages").is_some(), POOLS);
     let action = Action::Demote { into: BLOCK };
     let order = Order { place: Place::Host, page_size: BLOCK, action, pages: 1 };
-    let error = order.carry_out().expect_err("nothing is smaller");
+    let error = order.carry_out().expect_err("the same size");
     assert!(matches!(error, Error::Unavailable { .. }), "{error}");
-    assert!(error.to_string().contains("cannot split pages of 2M"), "{error}");
+    assert!(
+        error.to_string().contains("pages of 2M cannot become pages of 2M: name a smaller"),
+        "{error}"
+    );
 }

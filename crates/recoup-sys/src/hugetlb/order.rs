@@ -65,11 +65,16 @@ impl Order {
     /// leave nothing to everybody else. How many come then, only trying tells.
     ///
     /// # Errors
-    /// Where the place has no pages of this size.
+    /// Where the place has no pages of this size, or they should become larger ones.
     pub fn possible(&self, now: &Snapshot) -> Result<u64> {
         let pool = now.pool(self.place, self.page_size)?;
         if let Action::Demote { into } = self.action {
             now.pool(self.place, into)?;
+            if into >= self.page_size {
+                let (size, into) = (size_name(self.page_size), size_name(into));
+                let what = format!("pages of {size} cannot become pages of {into}");
+                return Err(Error::Unavailable { what, remedy: "name a smaller size".to_owned() });
+            }
         }
         // Pages are promised to mappings by the host: a node has none of its own to keep back.
         let host = now.pool(Place::Host, self.page_size)?;
@@ -136,8 +141,7 @@ impl Order {
         let demote_size = self.file("demote_size");
         let kernels = procfile::read_text(&demote_size).map_err(|_| Error::Unavailable {
             what: format!("this kernel cannot split pages of {}", size_name(self.page_size)),
-            remedy: "use Linux 5.16 or later, and a size that has a smaller one below it"
-                .to_owned(),
+            remedy: "use Linux 5.16 or later".to_owned(),
         })?;
         let wanted = format!("{}kB", into.0 >> 10);
         if kernels.trim() != wanted {
