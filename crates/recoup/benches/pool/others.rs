@@ -76,7 +76,7 @@ impl Block {
             Self::Allocated(_, start, layout) => {
                 for offset in (0..layout.size()).step_by(4096) {
                     // SAFETY: inside of the block, which is nobody else's.
-                    unsafe { start.add(offset).write_volatile(1) }
+                    unsafe { start.wrapping_add(offset).write_volatile(1) }
                 }
             }
         }

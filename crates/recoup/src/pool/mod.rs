@@ -131,7 +131,8 @@ impl Pool {
 impl Shared {
     /// The zone for this.
     fn zone(&self, key: Key) -> Result<Arc<Zone>> {
-        self.zones.get(key, || Zone::new(Arc::clone(&self.source), Arc::clone(&self.budget)))
+        self.zones
+            .get(key, || Zone::new(Arc::clone(&self.source), Arc::clone(&self.budget), key.node))
     }
 
     /// All owners that there are.

@@ -6,6 +6,7 @@ use recoup_core::units::CHUNK_BYTES;
 use recoup_core::units::Pages;
 use recoup_core::{Account, Alignment, ChunkRun, Chunks, OwnerId};
 use recoup_sys::Bytes;
+use recoup_sys::numa::Node;
 
 use super::Shared;
 use super::desks::Desks;
@@ -33,7 +34,7 @@ pub struct Owner(pub(super) Arc<Holder>);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OwnerOptions {
     quota: Option<Bytes>,
-    node: Option<u32>,
+    node: Option<Node>,
     apart: Apart,
 }
 
@@ -51,9 +52,10 @@ impl OwnerOptions {
         Self { quota: Some(quota), ..self }
     }
 
-    /// Memory of this NUMA node only.
+    /// Memory of this NUMA node only ([`nodes_with_memory`](recoup_sys::numa::nodes_with_memory) lists
+    /// them).
     #[must_use]
-    pub fn node(self, node: u32) -> Self {
+    pub fn node(self, node: Node) -> Self {
         Self { node: Some(node), ..self }
     }
 

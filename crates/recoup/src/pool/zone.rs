@@ -16,6 +16,7 @@ use recoup_core::refusal::Refused;
 use recoup_core::units::{CHUNK_ORDER, CHUNKS_PER_SUPERCHUNK, SUPERCHUNK_ORDER};
 use recoup_core::{Account, Alignment, ChunkIdx, ChunkRun, Chunks, PoolBook};
 use recoup_core::{Superchunk, SuperchunkIdx};
+use recoup_sys::numa::{self, Node};
 use recoup_sys::own::{self, Backing};
 
 use super::budget::Budget;
@@ -31,6 +32,8 @@ pub(super) struct Zone {
     source: Arc<dyn Source>,
     kind: Kind,
     budget: Arc<Budget>,
+    /// Of which node its memory has to be.
+    node: Option<Node>,
     state: Mutex<State>,
     /// An extent that was being given back is settled.
     settled: Condvar,
@@ -64,7 +67,11 @@ impl Granted {
 }
 
 impl Zone {
-    pub(super) fn new(source: Arc<dyn Source>, budget: Arc<Budget>) -> Result<Self> {
+    pub(super) fn new(
+        source: Arc<dyn Source>,
+        budget: Arc<Budget>,
+        node: Option<Node>,
+    ) -> Result<Self> {
         let kind = source.kind();
         let superchunks = budget.limit();
         let map = |error| Error::Source { name: kind.name, advice: ADDRESSES, source: error };
@@ -80,7 +87,7 @@ impl Zone {
         })?;
         let (gigabytes, movables) = (BTreeMap::new(), BTreeMap::new());
         let state = Mutex::new(State { book, gigabytes, movables });
-        Ok(Self { mapping, source, kind, budget, state, settled: Condvar::new(), hints })
+        Ok(Self { mapping, source, kind, budget, node, state, settled: Condvar::new(), hints })
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -278,7 +285,12 @@ impl Zone {
         let at = SuperchunkIdx(index as u64);
         let gigabyte = self.source.take().map_err(|error| self.refused(error))?;
         // SAFETY: the book says that the superchunk is not part of the pool, and is locked.
-        if let Err(error) = unsafe { self.mapping.attach(at, &gigabyte) } {
+        let mapped = unsafe { self.mapping.attach(at, &gigabyte) };
+        let pages = self.mapping.pages(mapping::whole(at));
+        let bind = |()| self.node.map_or(Ok(()), |node| numa::bind(pages, node));
+        if let Err(error) = mapped.and_then(bind) {
+            // SAFETY: as above.
+            let _ = unsafe { self.mapping.detach(at) };
             self.source.put_back(gigabyte);
             return Err(self.refused(error));
         }

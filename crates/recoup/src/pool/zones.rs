@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use recoup_core::OwnerId;
+use recoup_sys::numa::Node;
 
 use super::error::Result;
 use super::zone::Zone;
@@ -13,7 +14,7 @@ use super::zone::Zone;
 pub(super) struct Key {
     pub(super) movability: Movability,
     /// Of which NUMA node its memory is.
-    pub(super) node: Option<u32>,
+    pub(super) node: Option<Node>,
     /// Whose it is, if not everybody's.
     pub(super) of: Option<OwnerId>,
 }
