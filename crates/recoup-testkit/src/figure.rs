@@ -53,8 +53,10 @@ impl Figure<'_> {
     pub fn print(&self, made_from: &str) {
         let Self { what, value, target, unit } = self;
         let verdict = if value <= target { "reached" } else { "NOT reached" };
+        // Of what is far below one, the first digits count.
+        let digits = if value.abs() < 0.01 { 6 } else { 3 };
         println!(
-            "{what}: {value:.3} {unit} ({made_from}); target at most {target} {unit}: {verdict}"
+            "{what}: {value:.digits$} {unit} ({made_from}); target at most {target:.3} {unit}: {verdict}"
         );
     }
 }

@@ -12,8 +12,16 @@ fn main() {
     let Some(size) = Size::asked_for() else {
         return;
     };
-    pair::print(size);
-    faults::print(size);
-    compact::print(size);
-    metadata::print(size);
+    let parts: [(&str, fn(Size)); 4] = [
+        ("pair", pair::print),
+        ("faults", faults::print),
+        ("compact", compact::print),
+        ("metadata", metadata::print),
+    ];
+    // `cargo bench --bench pool -- faults` prints only that.
+    let asked_for = |name: &str| std::env::args().any(|argument| argument == name);
+    let some = parts.iter().any(|(name, _)| asked_for(name));
+    for (_, print) in parts.iter().filter(|(name, _)| !some || asked_for(name)) {
+        print(size);
+    }
 }

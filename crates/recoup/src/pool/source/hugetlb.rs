@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 
 use recoup_core::superchunk::Backing;
-use recoup_sys::hugetlb::{self, DIRECTORY};
+use recoup_sys::hugetlb::{self, Action, Change, DIRECTORY, Joining, Order, Place};
 use recoup_sys::units::{BLOCK, PMD_TABLE_SPAN};
 use recoup_sys::{Bytes, Error, Result};
 
@@ -54,7 +54,34 @@ impl HugeTlb {
         exists.then_some(Self { page, shared: None }).ok_or(NoSuchPages { page })
     }
 
-    /// The same from a memfd, which a virtual machine's other processes can map (vhost-user).
+    /// Sets more pages apart on this host, as far as they are to be had, with their struct pages
+    /// optimised where the kernel can do that: it says what came, and what MemTotal gained. Needs
+    /// root. They stay apart, also when the pool ends: see `recoup pool release`.
+    ///
+    /// # Errors
+    /// For want of root, or where the kernel refuses at run time. Fewer pages than asked for are none:
+    /// see [`Change::shortfall`].
+    pub fn reserve(&self, pages: u64) -> Result<Change> {
+        if hugetlb::vmemmap_optimised() == Some(false) {
+            hugetlb::set_vmemmap(Joining::Optimised)?;
+        }
+        self.order(Action::Reserve, pages)
+    }
+
+    /// Splits free pages of a gigabyte into pages of 2 MiB, for a source of these. Needs root and Linux
+    /// 5.16. There is no way back but to release and to reserve them.
+    ///
+    /// # Errors
+    /// For want of root, and for pages of 2 MiB, which become no smaller ones.
+    pub fn demote(&self, pages: u64) -> Result<Change> {
+        self.order(Action::Demote { into: BLOCK }, pages)
+    }
+
+    fn order(&self, action: Action, pages: u64) -> Result<Change> {
+        Order { place: Place::Host, page_size: self.page, action, pages }.carry_out()
+    }
+
+    /// The same memory from a memfd, which a virtual machine's other processes can map (vhost-user).
     ///
     /// # Errors
     /// Those of memfd_create(2).
