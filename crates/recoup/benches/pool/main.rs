@@ -8,11 +8,14 @@ mod pair;
 
 use recoup_testkit::Size;
 
+/// A part's name, and what prints it.
+type Part = (&'static str, fn(Size));
+
 fn main() {
     let Some(size) = Size::asked_for() else {
         return;
     };
-    let parts: [(&str, fn(Size)); 4] = [
+    let parts: [Part; 4] = [
         ("pair", pair::print),
         ("faults", faults::print),
         ("compact", compact::print),
