@@ -56,7 +56,10 @@ impl Pool {
             let mut turn = Turn::new(&zone, at_once);
             while turn.take(&zone, 0) == Due::Now {}
             all.add(turn.returned());
-            all.gigabytes += zone.retire();
+            all.gigabytes += match zone.kind().returns {
+                Returns::Extents => zone.retire(),
+                Returns::Nothing => zone.detach_unused(),
+            };
         }
         all
     }
@@ -151,12 +154,28 @@ impl Turn {
         due
     }
 
+    /// Batches until nothing is due, or it is others' turn.
+    fn take_several(&mut self, zone: &Zone, now_ns: u64) -> Due {
+        let mut due = Due::Now;
+        for _ in 0..MOST_ROUNDS {
+            due = self.take(zone, now_ns);
+            if due != Due::Now {
+                break;
+            }
+        }
+        due
+    }
+
     fn returned(&self) -> Returned {
         let Stats { returned, failed, .. } = self.worker.stats();
         let bytes = Bytes(returned << (u32::from(self.order) + PAGE_SHIFT));
         Returned { bytes, gigabytes: 0, failed }
     }
 }
+
+/// After so many batches of one zone the others get their turn, and whoever wants the thread to stop
+/// is heard.
+const MOST_ROUNDS: usize = 64;
 
 /// The thread's own.
 #[derive(Debug)]
@@ -211,17 +230,17 @@ impl<'a> Thread<'a> {
         for (zone, turn) in &mut self.turns {
             let Some(zone) = zone.upgrade() else { continue };
             let now = u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            let mut due = turn.take(&zone, now);
-            let acted = due == Due::Now;
-            while due == Due::Now {
-                due = turn.take(&zone, now);
-            }
-            if acted {
+            let before = turn.returned();
+            let due = turn.take_several(&zone, now);
+            if turn.returned() != before {
                 self.done.gigabytes += zone.retire();
             }
-            if let Due::At(at) = due {
-                next = Some(next.map_or(at, |next| next.min(at)));
-            }
+            let at = match due {
+                Due::Idle => continue,
+                Due::At(at) => at,
+                Due::Now => now,
+            };
+            next = Some(next.map_or(at, |next| next.min(at)));
         }
         next.map(Duration::from_nanos)
     }
