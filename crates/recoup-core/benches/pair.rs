@@ -50,7 +50,7 @@ impl Bench {
         let map = HintMap::new((0..words).map(|_| Word::new(0)).collect::<Vec<_>>());
         let mut pair = || {
             let grant = book.allocate(&mut account, Chunks(1), Alignment::Chunk).expect("a chunk");
-            let extent = black_box(grant).extent;
+            let extent = black_box(grant.extent);
             book.free(&mut account, extent).expect("it was just allocated");
             if hints == Hints::On {
                 let ChunkIdx(freed) = extent.start();
