@@ -2,6 +2,7 @@
 
 use recoup_sys::Bytes;
 use recoup_sys::hugetlb::OPTIMIZE_VMEMMAP;
+use recoup_sys::numa;
 use recoup_sys::own::Backing;
 use recoup_sys::region::Region;
 use recoup_sys::units::{BLOCK, PMD_TABLE_SPAN, Pages};
@@ -119,6 +120,33 @@ fn optimised_pages_show_what_they_save_as_the_kernel_counts_it() {
     let printed = text(&recoup(&["pool", "status"]).stdout);
     assert!(printed.contains("(vm.hugetlb_optimize_vmemmap is on)"), "{printed}");
     assert!(printed.contains("(1.56 %)") && printed.contains("(0.20 %)"), "{printed}");
+}
+
+#[test]
+fn nodes_are_shown_where_there_are_several_and_can_be_named() {
+    require!(has_pools(), POOLS);
+    let _kept = kept();
+    let nodes = numa::nodes_with_memory().expect("the list of nodes");
+    let last = nodes.last().expect("a node").0;
+    let order = ["reserve", "--size", "2M", "--pages", "3", "--node", &last.to_string()];
+    let reserved = pool(&order);
+    require!(reserved["errors"] == Value::Array(vec![]), FRAGMENTED);
+    assert_eq!(reserved["order"]["node"], last);
+    let pools = reserved["now"]["pools"].as_array().expect("a list");
+    let of_nodes: Vec<&Value> = pools
+        .iter()
+        .filter(|pool| pool["page_bytes"] == BLOCK.0 && !pool["node"].is_null())
+        .collect();
+    let printed = text(&recoup(&["pool", "status"]).stdout);
+    if nodes.len() == 1 {
+        assert!(of_nodes.is_empty(), "{of_nodes:?}");
+        return;
+    }
+    let numbers: Vec<_> = of_nodes.iter().map(|pool| pool["node"].clone()).collect();
+    assert_eq!(numbers, nodes.iter().map(|node| Value::from(node.0)).collect::<Vec<_>>());
+    assert!(of_nodes.last().expect("a node")["total"].as_u64() >= Some(3));
+    let line = printed.lines().find(|line| line.starts_with(&format!("2M     {last} ")));
+    assert!(line.is_some_and(|line| line.contains(" 3 ")), "{printed}");
 }
 
 #[test]
