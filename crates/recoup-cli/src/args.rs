@@ -1,5 +1,7 @@
 //! The command line.
 
+pub(crate) mod pool;
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,6 +25,8 @@ pub(crate) enum Command {
     /// Give it back
     #[command(mut_group("target", |group| group.required(true)))]
     Reclaim(ReclaimArgs),
+    /// Look after pools of huge pages, and what their struct pages cost
+    Pool(pool::PoolArgs),
     /// Say what this kernel and these privileges allow, and what to do about the rest
     Doctor(DoctorArgs),
     /// Show the whole job on an embedded workload, in under a minute

@@ -15,6 +15,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Report(args) => commands::report::run(args),
         Command::Reclaim(args) => commands::reclaim::run(args),
+        Command::Pool(args) => commands::pool::run(args),
         Command::Doctor(args) => commands::doctor::run(args),
         Command::Demo => commands::demo::run(),
         Command::DemoWorkload => commands::demo::workload::run(),

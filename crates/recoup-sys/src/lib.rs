@@ -25,7 +25,8 @@
 //! | [`cgroup`] | memory controller of cgroup v1 and v2 |
 //! | [`numa`] | nodes, and the memory of one: move_pages(2), mbind(2) |
 //! | [`urgency`] | how soon a thread gets a processor |
-//! | [`thp`], [`hugetlb`], [`vmstat`] | host-wide settings and counters |
+//! | [`hugetlb`] | pools of huge pages: what is in them, what may be done to them |
+//! | [`thp`], [`vmstat`] | host-wide settings and counters |
 //! | [`features`] | what this kernel and these privileges allow, probed once |
 
 pub mod addresses;

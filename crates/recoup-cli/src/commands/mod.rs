@@ -3,6 +3,7 @@
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod documents;
+pub(crate) mod pool;
 pub(crate) mod reclaim;
 pub(crate) mod report;
 pub(crate) mod schema;

@@ -4,6 +4,6 @@ use super::Done;
 use crate::show::json;
 
 pub(crate) fn run() -> anyhow::Result<Done> {
-    json::print(&schemars::schema_for!(json::Document))?;
+    json::print(&json::schema())?;
     Ok(Done::All)
 }

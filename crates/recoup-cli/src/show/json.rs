@@ -12,8 +12,10 @@ use recoup_sys::{Bytes, Features};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::pool_json::PoolDocument;
+
 /// The number of this interface.
-const SCHEMA: u32 = 1;
+pub(crate) const SCHEMA: u32 = 1;
 
 /// What `report --json` and `reclaim --json` print.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -181,6 +183,14 @@ struct DyingDocument {
     comm: String,
     state: char,
     rss_bytes: u64,
+}
+
+/// The description of all documents: the schema's root is that of `report` and `reclaim`, and the
+/// definition `PoolDocument` that of `pool`.
+pub(crate) fn schema() -> schemars::Schema {
+    let mut generator = schemars::SchemaGenerator::default();
+    generator.subschema_for::<PoolDocument>();
+    generator.into_root_schema_for::<Document>()
 }
 
 /// Prints a document for reading.

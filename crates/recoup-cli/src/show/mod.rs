@@ -5,6 +5,8 @@ pub(crate) mod json;
 pub(crate) mod map_svg;
 pub(crate) mod map_terminal;
 pub(crate) mod palette;
+pub(crate) mod pool;
+pub(crate) mod pool_json;
 pub(crate) mod progress;
 pub(crate) mod table;
 

@@ -14,7 +14,8 @@ const MOST_ROWS: usize = 25;
 /// Cgroups that are listed, those with the most unexplained charge.
 const MOST_CGROUPS: usize = 10;
 
-fn table(headings: &[&str]) -> Table {
+/// A table whose first two columns are no numbers.
+pub(crate) fn table(headings: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(headings);
     for (index, column) in table.column_iter_mut().enumerate() {

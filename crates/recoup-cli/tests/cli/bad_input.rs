@@ -6,7 +6,7 @@ use recoup_testkit::{kernel, require};
 
 use crate::{recoup, text};
 
-fn fails_with(output: &Output, status: i32, words: &[&str]) {
+pub(crate) fn fails_with(output: &Output, status: i32, words: &[&str]) {
     let message = text(&output.stderr);
     assert_eq!(output.status.code(), Some(status), "{message}");
     for word in words {
@@ -121,7 +121,7 @@ fn without_privileges_doctor_names_what_is_missing() {
 }
 
 /// Runs a copy of `recoup` that everybody may run as a user without any privilege.
-fn unprivileged(arguments: &[&str]) -> Output {
+pub(crate) fn unprivileged(arguments: &[&str]) -> Output {
     let directory = tempfile::Builder::new()
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
         .tempdir_in("/tmp")

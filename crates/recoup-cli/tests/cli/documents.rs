@@ -12,11 +12,18 @@ fn manual_pages_and_completions_are_generated_for_every_command() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().display().to_string();
     assert!(recoup(&["man", &path]).status.success());
-    for page in ["recoup.1", "recoup-report.1", "recoup-reclaim.1", "recoup-doctor.1"] {
+    for page in [
+        "recoup.1",
+        "recoup-report.1",
+        "recoup-reclaim.1",
+        "recoup-doctor.1",
+        "recoup-pool-reserve.1",
+    ] {
         assert!(directory.path().join(page).is_file(), "{page}");
     }
     for shell in ["bash", "zsh", "fish"] {
-        assert!(text(&recoup(&["completions", shell]).stdout).contains("reclaim"), "{shell}");
+        let script = text(&recoup(&["completions", shell]).stdout);
+        assert!(script.contains("reclaim") && script.contains("optimise"), "{shell}");
     }
 }
 

@@ -13,7 +13,20 @@ const SCHEMA: &str = include_str!("../../../../docs/recoup-1.schema.json");
 
 fn assert_valid(document: &Value) {
     let schema = serde_json::from_str(SCHEMA).expect("the schema is JSON");
-    let validator = jsonschema::validator_for(&schema).expect("the schema is one");
+    assert_satisfies(&schema, document);
+}
+
+/// Holds a document against a definition of the schema.
+pub(crate) fn assert_valid_as(definition: &str, document: &Value) {
+    let schema: Value = serde_json::from_str(SCHEMA).expect("the schema is JSON");
+    assert!(schema["$defs"][definition].is_object(), "{definition}");
+    let reference = format!("#/$defs/{definition}");
+    let schema = serde_json::json!({ "$ref": reference, "$defs": schema["$defs"] });
+    assert_satisfies(&schema, document);
+}
+
+fn assert_satisfies(schema: &Value, document: &Value) {
+    let validator = jsonschema::validator_for(schema).expect("the schema is one");
     let errors: Vec<String> = validator
         .iter_errors(document)
         .map(|e| format!("{} at {}", e, e.instance_path()))

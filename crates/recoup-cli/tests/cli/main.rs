@@ -4,6 +4,7 @@ mod bad_input;
 mod documents;
 mod json;
 mod map;
+mod pool;
 mod redis_server;
 mod whole_host;
 

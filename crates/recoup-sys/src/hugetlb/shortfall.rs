@@ -88,3 +88,65 @@ impl fmt::Display for Shortfall {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hugetlb::Pool;
+    use crate::numa::Node;
+
+    const SIZE: Bytes = Bytes(1 << 30);
+
+    /// What is said of an order for eight pages that came to three, on a machine of one node with 16 GiB
+    /// available.
+    fn said(place: Place, action: Action, pool: Pool) -> String {
+        let order = Order { place, page_size: SIZE, action, pages: 8 };
+        let pools = vec![(Place::Host, pool), (Place::Node(Node(0)), pool)];
+        let available = Bytes(16 << 30);
+        let before = Snapshot { memory: available, available, struct_pages: None, pools };
+        let all = Shortfall::of(&order, &before, 8).expect("the size is there");
+        assert_eq!(all, None);
+        let shortfall = Shortfall::of(&order, &before, 3).expect("the size is there");
+        shortfall.expect("three are not eight").to_string()
+    }
+
+    #[test]
+    fn each_cause_has_its_remedy() {
+        let pool = |total, free| Pool { page_size: SIZE, total, free, reserved: 0, surplus: 0 };
+        assert_eq!(
+            said(Place::Host, Action::Reserve, pool(0, 0)),
+            "3 of 8 pages of 1G: memory is fragmented; reserve at boot with hugepagesz=1G \
+             hugepages=8, or try again after `echo 3 > /proc/sys/vm/drop_caches; \
+             echo 1 > /proc/sys/vm/compact_memory`"
+        );
+        let on_node = said(Place::Node(Node(0)), Action::Reserve, pool(0, 0));
+        assert!(
+            on_node.starts_with("3 of 8 pages of 1G on node 0: the node's memory is in use or")
+        );
+        assert!(on_node.contains("hugepages=0:8"), "{on_node}");
+        assert!(
+            on_node.ends_with("`echo 1 > /sys/devices/system/node/node0/compact`"),
+            "{on_node}"
+        );
+        let release = |pool| said(Place::Host, Action::Release, pool);
+        assert!(release(pool(3, 3)).ends_with(": the pool has no more"));
+        assert!(release(pool(9, 3)).contains("the others are in use or promised"));
+        assert!(release(pool(9, 9)).contains("the kernel kept free ones"));
+    }
+
+    #[test]
+    fn what_was_never_tried_is_said_to_be_too_much() {
+        let order =
+            Order { place: Place::Host, page_size: SIZE, action: Action::Reserve, pages: 17 };
+        let pool = Pool { page_size: SIZE, total: 0, free: 0, reserved: 0, surplus: 0 };
+        let (memory, available) = (Bytes(32 << 30), Bytes(16 << 30));
+        let pools = vec![(Place::Host, pool)];
+        let before = Snapshot { memory, available, struct_pages: None, pools };
+        let shortfall = Shortfall::of(&order, &before, 0).expect("the size is there");
+        let said = shortfall.expect("none of 17").to_string();
+        assert_eq!(
+            said,
+            "0 of 17 pages of 1G: only 16384 MiB of memory can be had; ask for fewer, or free some"
+        );
+    }
+}
