@@ -16,6 +16,7 @@
 pub mod companion;
 pub mod discard;
 pub mod headroom;
+mod sync;
 #[cfg(target_arch = "x86_64")]
 pub mod tables;
 pub mod teardown;
