@@ -6,6 +6,7 @@
 pub mod figure;
 pub mod host;
 pub mod kernel;
+pub mod numbers;
 pub mod ratio;
 pub mod require;
 pub mod workload;
