@@ -212,7 +212,7 @@ fn table_search(pagemap: &Pagemap) -> Result<Support> {
 
 fn procmap_query() -> Result<Support> {
     let region = Region::new(BLOCK)?;
-    let own = Process::open(i32::try_from(std::process::id()).unwrap_or(i32::MAX))?;
+    let own = Process::own()?;
     let told = own.page_size_at(region.pages().start);
     Ok(Support::require(
         told.is_ok_and(|size| size == PAGE),
@@ -257,8 +257,7 @@ fn page_map_counts(pagemap: &Pagemap) -> Result<Support> {
 }
 
 fn advise_self() -> Result<Support> {
-    let own = i32::try_from(std::process::id()).unwrap_or(i32::MAX);
-    let process = Process::open(own)?;
+    let process = Process::own()?;
     let mut region = Region::new(BLOCK)?;
     region.touch(Pages(0), Pages(1));
     let page = PageRange::starting_at(region.pages().start, Pages(1));

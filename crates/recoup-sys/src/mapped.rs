@@ -130,9 +130,8 @@ mod tests {
         let page = region.pages().start;
         let mapping = OwnedMapping::from(region);
         assert!(mapping.length() >= Bytes(4 << 20));
-        let own = i32::try_from(std::process::id()).expect("a pid");
         let mapped = || {
-            let process = crate::Process::open(own).expect("self");
+            let process = crate::Process::own().expect("self");
             process.mappings().expect("maps").iter().any(|map| map.range.contains(page))
         };
         assert!(mapped());

@@ -53,7 +53,7 @@ mod tests {
     #[test]
     fn page_tables_are_those_of_the_parsed_status() {
         let told = OwnStatus::open().unwrap().page_tables().unwrap();
-        let own = crate::Process::open(i32::try_from(std::process::id()).unwrap()).unwrap();
+        let own = crate::Process::own().unwrap();
         let parsed = own.summary().unwrap().page_tables;
         assert!(told.0.abs_diff(parsed.0) < 1 << 20, "{told:?} {parsed:?}");
         assert!(told > Bytes::ZERO);

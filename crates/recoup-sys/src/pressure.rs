@@ -25,8 +25,7 @@ pub fn nearest_file() -> CString {
 
 fn of_own_cgroup() -> Option<CString> {
     let hierarchy = Hierarchy::find().ok()?.filter(|found| found.version() == Version::V2)?;
-    let process = Process::open(i32::try_from(std::process::id()).ok()?).ok()?;
-    let file = hierarchy.of_process(&process).ok()??.path().join("memory.pressure");
+    let file = hierarchy.of_process(&Process::own().ok()?).ok()??.path().join("memory.pressure");
     CString::new(file.as_os_str().as_bytes()).ok()
 }
 

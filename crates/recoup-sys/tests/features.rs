@@ -62,7 +62,7 @@ fn tables_are_reclaimed_by_large_discards_only_since_6_14() {
         assert!(release() >= (6, 14), "Linux {:?}", release());
     }
     let tables = || {
-        let own = Process::open(i32::try_from(std::process::id()).unwrap()).unwrap();
+        let own = Process::own().unwrap();
         own.summary().unwrap().page_tables
     };
     let blocks = 4096;
@@ -94,7 +94,7 @@ fn one_call_of_process_madvise_takes_no_more_ranges_than_the_kernel_allows() {
         eprintln!("skipped: process_madvise: {:?}", features.process_madvise);
         return;
     }
-    let own = Process::open(i32::try_from(std::process::id()).unwrap()).unwrap();
+    let own = Process::own().unwrap();
     let mut region = Region::new(Pages(4096).bytes()).unwrap();
     region.touch(Pages(0), Pages(4096));
     let start = region.pages().start;

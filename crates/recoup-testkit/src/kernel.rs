@@ -2,6 +2,15 @@
 
 use std::fs;
 
+/// The number of this process.
+///
+/// # Panics
+/// Never: Linux's numbers fit.
+#[must_use]
+pub fn own_pid() -> i32 {
+    i32::try_from(std::process::id()).expect("a pid")
+}
+
 /// A field of `/proc/PID/status` in bytes, 0 where it is absent.
 ///
 /// # Panics

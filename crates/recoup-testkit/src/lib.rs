@@ -7,6 +7,7 @@ pub mod figure;
 pub mod host;
 pub mod hugepages;
 pub mod kernel;
+pub mod numbers;
 pub mod ratio;
 pub mod require;
 pub mod workload;

@@ -246,11 +246,10 @@ impl InOwnCgroup {
     #[must_use]
     pub fn enter(name: &str) -> Option<Self> {
         let hierarchy = Hierarchy::find().ok().flatten()?;
-        let own_pid = i32::try_from(std::process::id()).ok()?;
         let this = recoup_sys::Process::own().ok()?;
         let before = hierarchy.of_process(&this).ok().flatten()?;
         let own = own_cgroup(name)?;
-        own.add(own_pid).ok()?;
+        own.add(kernel::own_pid()).ok()?;
         Some(Self { own, before })
     }
 
@@ -269,8 +268,7 @@ impl InOwnCgroup {
 
 impl Drop for InOwnCgroup {
     fn drop(&mut self) {
-        let own_pid = i32::try_from(std::process::id()).unwrap_or_default();
         // Without that the cgroup can't be removed; the next test makes another one.
-        let _ = self.before.add(own_pid);
+        let _ = self.before.add(kernel::own_pid());
     }
 }

@@ -133,7 +133,6 @@ fn a_mapping_is_unmapped_later() {
     job.join().expect("no panic");
     assert!(took < Duration::from_millis(500), "{took:?}");
     assert_eq!(resident(pages), 0);
-    let own = i32::try_from(std::process::id()).expect("a pid");
-    let maps = Process::open(own).expect("this process").mappings().expect("its mappings");
+    let maps = Process::own().expect("this process").mappings().expect("its mappings");
     assert!(maps.iter().all(|map| map.range.intersection(pages) != pages), "still mapped");
 }

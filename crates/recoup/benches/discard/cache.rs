@@ -8,6 +8,7 @@ use recoup::discard::Discarder;
 use recoup_sys::Bytes;
 use recoup_sys::region::Region;
 use recoup_testkit::figure::note;
+use recoup_testkit::numbers::Numbers;
 use recoup_testkit::ratio::Comparison;
 use recoup_testkit::{Figure, Size};
 
@@ -116,12 +117,9 @@ impl Trace {
 /// The numbers below `count` in an order that looks random and is always the same.
 fn shuffled(count: u64) -> Vec<u64> {
     let mut numbers: Vec<u64> = (0..count).collect();
-    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut random = Numbers::new(0x9E37_79B9_7F4A_7C15);
     for last in (1..numbers.len()).rev() {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        let other = usize::try_from(state % (last as u64 + 1)).expect("an index");
+        let other = usize::try_from(random.below(last as u64 + 1)).expect("an index");
         numbers.swap(last, other);
     }
     numbers

@@ -59,7 +59,7 @@ fn sparse(length: Bytes) -> Region {
 }
 
 fn own_tables() -> u64 {
-    kernel::status_bytes(i32::try_from(std::process::id()).unwrap_or(0), "VmPTE")
+    kernel::status_bytes(kernel::own_pid(), "VmPTE")
 }
 
 /// What the threads did, and how long each access took.

@@ -7,6 +7,8 @@ use recoup_testkit::Workload;
 use recoup_testkit::workload::{charge, own_cgroup};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
+/// What a test needs that has a victim.
+pub(crate) const CGROUP: &str = "a memory cgroup that can be made";
 pub(crate) const MIB: u64 = 1 << 20;
 /// What victims map unless a test says otherwise.
 pub(crate) const MEMORY: u64 = 160;

@@ -4,11 +4,9 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use crate::common::{MEMORY, MIB, Victim, await_end, eventually, kill, proc_file};
+use crate::common::{CGROUP, MEMORY, MIB, Victim, await_end, eventually, kill, proc_file};
 use recoup_testkit::workload::charge;
 use recoup_testkit::{HostSetting, Workload, kernel, require};
-
-const CGROUP: &str = "a memory cgroup that can be made";
 
 /// The status of a victim without a companion that ends in the same way.
 fn plain_status(how: &str) -> ExitStatus {

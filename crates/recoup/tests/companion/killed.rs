@@ -8,27 +8,23 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::common::{Victim, await_end, eventually};
+use crate::common::{CGROUP, Victim, await_end, eventually};
+use recoup_testkit::numbers::Numbers;
 use recoup_testkit::workload::charge;
 use recoup_testkit::{kernel, require};
 use rustix::process::{Pid, Signal};
-
-const CGROUP: &str = "a memory cgroup that can be made";
 
 fn rounds() -> u64 {
     std::env::var("RECOUP_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(150)
 }
 
-/// Moments up to 4 ms, half of them below 0.5 ms: a xorshift generator, the same in every run.
-struct Moments(u64);
+/// Moments up to 4 ms, half of them below 0.5 ms.
+struct Moments(Numbers);
 
 impl Moments {
     fn next(&mut self) -> Duration {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        let longest = if self.0.is_multiple_of(2) { 500 } else { 4000 };
-        Duration::from_micros((self.0 >> 8) % longest)
+        let longest = if self.0.below(2) == 0 { 500 } else { 4000 };
+        Duration::from_micros(self.0.below(longest))
     }
 
     /// Waits without sleeping, which would take longer.
@@ -65,7 +61,7 @@ fn a_companion_killed_at_any_moment_leaves_the_program_unharmed() {
         let _stop = StopAtEnd(&over);
         // Kills whatever appears beside the program, also before it is ready.
         scope.spawn(|| {
-            let mut moments = Moments(0x9e37_79b9_7f4a_7c15);
+            let mut moments = Moments(Numbers::new(0x9e37_79b9_7f4a_7c15));
             while !over.load(Ordering::Relaxed) {
                 let pids = cgroup.pids().unwrap_or_default();
                 for pid in pids.into_iter().filter(|&pid| pid != own).filter_map(Pid::from_raw) {
@@ -103,7 +99,7 @@ fn a_companion_killed_at_any_moment_leaves_the_program_unharmed() {
 #[test]
 fn a_program_killed_at_any_moment_leaves_nothing() {
     require!(kernel::is_root(), "root");
-    let mut moments = Moments(0x2545_f491_4f6c_dd1d);
+    let mut moments = Moments(Numbers::new(0x2545_f491_4f6c_dd1d));
     let (mut with, mut without) = (0, 0);
     for round in 0..rounds() / 3 {
         let victim = Victim::start("killed-program");

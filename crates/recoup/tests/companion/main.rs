@@ -8,4 +8,6 @@ mod common;
 mod ends;
 mod killed;
 mod refused;
+mod stepped;
+mod tracer;
 mod unnoticed;

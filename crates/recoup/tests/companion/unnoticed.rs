@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use crate::common::{Victim, eventually, proc_file};
+use crate::common::{CGROUP, Victim, eventually, proc_file};
 use recoup_testkit::{kernel, require};
-
-const CGROUP: &str = "a memory cgroup that can be made";
 
 #[test]
 fn the_companion_has_nothing_of_the_program_but_its_memory() {

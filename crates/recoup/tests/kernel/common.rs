@@ -45,21 +45,5 @@ fn offset(page: u64) -> usize {
 /// A field of smaps for a region that has its mapping to itself.
 pub(crate) fn smaps(region: &Region, field: &str) -> u64 {
     let pages = region.pages();
-    kernel::smaps_bytes_in(own_pid(), pages.start.address()..pages.end.address(), field)
-}
-
-pub(crate) fn own_pid() -> i32 {
-    i32::try_from(std::process::id()).expect("a pid")
-}
-
-/// Numbers that look random and are the same in every run (xorshift64).
-pub(crate) struct Numbers(pub(crate) u64);
-
-impl Numbers {
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
+    kernel::smaps_bytes_in(kernel::own_pid(), pages.start.address()..pages.end.address(), field)
 }

@@ -9,10 +9,11 @@ use recoup_sys::own::Backing;
 use recoup_sys::region::{OwnAdvice, Region};
 use recoup_sys::units::BLOCK;
 use recoup_sys::{Bytes, Pages};
+use recoup_testkit::numbers::Numbers;
 use recoup_testkit::workload::InOwnCgroup;
 use recoup_testkit::{HostSetting, HugePages, kernel, require};
 
-use crate::common::{HUGE_PAGES, MIB, Numbers, PER_BLOCK, fill, huge, mark, marked, smaps};
+use crate::common::{HUGE_PAGES, MIB, PER_BLOCK, fill, huge, mark, marked, smaps};
 
 const THPS: u64 = 64;
 /// What charges may err by: each CPU keeps up to 64 pages in stock.
@@ -121,7 +122,7 @@ fn several_threads_split_each_others_holes_and_none_stay() {
         let threads = regions.into_iter().zip(1_u64..).map(|(mut region, seed)| {
             let discarder = &discarder;
             scope.spawn(move || {
-                let mut numbers = Numbers(seed * 0x9E37_79B9);
+                let mut numbers = Numbers::new(seed * 0x9E37_79B9);
                 for _ in 0..4000 {
                     let first = numbers.below(THPS / 2 * PER_BLOCK - 64);
                     let released = region.release(Pages(first), Pages(1 + numbers.below(64)));
@@ -153,7 +154,7 @@ fn with_a_bound_no_more_than_that_is_ever_stuck() {
     let mut region = region.expect("just looked");
 
     let bound = 16 * MIB;
-    let (discarder, mut numbers) = (Discarder::new(), Numbers(88_172_645_463_325_252));
+    let (discarder, mut numbers) = (Discarder::new(), Numbers::new(88_172_645_463_325_252));
     // What is charged beside what the region maps stays the same.
     let beside = in_group.charge().saturating_sub(smaps(&region, "Rss"));
     let (mut most, mut waited) = (0, 0);
@@ -285,7 +286,7 @@ fn neighbours_keep_their_bytes_while_threads_give_back_and_write() {
         let pages = region.pages().length();
         region.advise(Pages(0), pages, OwnAdvice::HugePages).expect("huge pages are allowed");
         let mut expected = vec![0; usize::try_from(pages.0).expect("a count")];
-        let mut numbers = Numbers(seed);
+        let mut numbers = Numbers::new(seed);
         for round in 0..30_000_usize {
             let page = numbers.below(pages.0 - 32);
             let count = 1 + numbers.below(32);

@@ -9,7 +9,7 @@ use recoup_sys::{Bytes, Pages};
 use recoup_testkit::workload::InOwnCgroup;
 use recoup_testkit::{HostSetting, kernel, require};
 
-use crate::common::{HUGE_PAGES, MIB, PER_BLOCK, huge, own_pid};
+use crate::common::{HUGE_PAGES, MIB, PER_BLOCK, huge};
 
 fn limit(cgroup: &Path, bytes: u64) {
     let files = ["memory.limit_in_bytes", "memory.max"].map(|name| cgroup.join(name));
@@ -60,7 +60,7 @@ impl<'a> Inner<'a> {
 
 impl Drop for Inner<'_> {
     fn drop(&mut self) {
-        self.outer.add(own_pid()).expect("this process moves back");
+        self.outer.add(kernel::own_pid()).expect("this process moves back");
         std::fs::remove_dir(&self.path).expect("an empty cgroup goes");
     }
 }

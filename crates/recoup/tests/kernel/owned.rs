@@ -7,14 +7,15 @@ use recoup::discard::{Discarder, OwnedRange, SplitPolicy, table_reclaim};
 use recoup_sys::reserved::{HugePages, Reserved, TableReclaim};
 use recoup_sys::units::{BLOCK, PMD_TABLE_SPAN};
 use recoup_sys::{Bytes, Features, PageRange, Pages};
+use recoup_testkit::numbers::Numbers;
 use recoup_testkit::{HostSetting, kernel, require};
 
-use crate::common::{Numbers, PER_BLOCK, own_pid};
+use crate::common::PER_BLOCK;
 
 const TABLE: u64 = 4096;
 
 fn tables() -> u64 {
-    kernel::status_bytes(own_pid(), "VmPTE")
+    kernel::status_bytes(kernel::own_pid(), "VmPTE")
 }
 
 /// Tables are freed after a grace period: waits until at most `bytes` are left.
@@ -119,7 +120,7 @@ fn pages_in_use_keep_their_bytes_whatever_goes_around_them() {
     let mut owned = owned(1, TableReclaim::Remap);
     let pages = blocks * PER_BLOCK;
     let mut expected = vec![None; usize::try_from(pages).expect("a count")];
-    let mut numbers = Numbers(0xA076_1D64_78BD_642F);
+    let mut numbers = Numbers::new(0xA076_1D64_78BD_642F);
     let at = |page: u64| usize::try_from(page).expect("an index");
     let mut freed = 0;
     for step in 0..200_000_u64 {

@@ -7,6 +7,7 @@ use recoup::tables::{Mode, Sweeper};
 use recoup_sys::own_maps::OwnMaps;
 use recoup_sys::userfault::{Against, Settled, Userfault};
 use recoup_sys::{Bytes, PageIdx, PageRange, Pages};
+use recoup_testkit::kernel::own_pid;
 use recoup_testkit::require;
 
 use crate::arena::{BLOCK_BYTES, PAGE, Part, alone, features, fences, region, settled};
@@ -72,9 +73,9 @@ fn locked_memory_stays_locked_and_full() {
     require!(locked == 0, "RLIMIT_MEMLOCK of 16 MiB");
     (0..64).for_each(|block| part.write(block * 512, 5));
     (8..64).for_each(|block| part.discard(block * 512));
-    let before = recoup_testkit::kernel::status_bytes(own(), "VmLck");
+    let before = recoup_testkit::kernel::status_bytes(own_pid(), "VmLck");
     sweep(region.pages());
-    assert_eq!(recoup_testkit::kernel::status_bytes(own(), "VmLck"), before);
+    assert_eq!(recoup_testkit::kernel::status_bytes(own_pid(), "VmLck"), before);
     (0..8).for_each(|block| assert_eq!(part.read(block * 512), 5));
     // SAFETY: as above.
     assert_eq!(unsafe { libc::munlock(part.address(0).cast(), 8 * BLOCK_BYTES) }, 0);
@@ -125,7 +126,7 @@ fn guard_pages_stay_guards() {
         libc::iovec { iov_base: std::ptr::with_exposed_provenance_mut(target), iov_len: wanted };
     // SAFETY: both vectors live as long as the call; the target is only read.
     let read =
-        unsafe { libc::process_vm_readv(own(), &raw const local, 1, &raw const remote, 1, 0) };
+        unsafe { libc::process_vm_readv(own_pid(), &raw const local, 1, &raw const remote, 1, 0) };
     assert_eq!(read, -1, "a guard page can be read");
 }
 
@@ -154,10 +155,6 @@ fn mappings(pages: PageRange) -> usize {
     let mut buffer = [0; 4096];
     let maps = OwnMaps::open(&mut buffer).unwrap();
     maps.filter(|mapping| !mapping.range.intersection(pages).is_empty()).count()
-}
-
-fn own() -> i32 {
-    i32::try_from(std::process::id()).unwrap()
 }
 
 /// What the helper and the test tell each other.

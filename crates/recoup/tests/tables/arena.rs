@@ -8,6 +8,7 @@ use recoup::tables::{Settled, Sweeper};
 use recoup_sys::region::{OwnAdvice, Region};
 use recoup_sys::units::BLOCK;
 use recoup_sys::{Bytes, Features, PageRange, Pages};
+use recoup_testkit::kernel;
 
 pub(crate) const PAGE: usize = 4096;
 pub(crate) const BLOCK_BYTES: usize = 2 << 20;
@@ -48,7 +49,7 @@ impl Drop for Ending<'_> {
 
 /// Bytes of page tables.
 pub(crate) fn tables() -> u64 {
-    recoup_testkit::kernel::status_bytes(i32::try_from(std::process::id()).unwrap(), "VmPTE")
+    kernel::status_bytes(kernel::own_pid(), "VmPTE")
 }
 
 /// The tables once the kernel is done with freeing, or what is left after a second.
@@ -140,18 +141,5 @@ impl Part {
         // SAFETY: the status is a place of this function's.
         let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
         waited == child && status == 0
-    }
-}
-
-/// xorshift64*: which page is next.
-pub(crate) struct Dice(pub(crate) u64);
-
-impl Dice {
-    pub(crate) fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        let number = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
-        usize::try_from(number).unwrap() % sides
     }
 }

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use recoup::tables::{Mode, Sweeper};
 use recoup_sys::Bytes;
+use recoup_testkit::numbers::Numbers;
 use recoup_testkit::require;
 
-use crate::arena::{Dice, Ending, PAGE, Part, alone, features, fences, region, settled, tables};
+use crate::arena::{Ending, PAGE, Part, alone, features, fences, region, settled, tables};
 
 const THREADS: usize = 4;
 /// Pages that a thread keeps at most.
@@ -18,7 +19,7 @@ const KEPT: usize = 64;
 
 struct Hammer<'a> {
     part: Part,
-    dice: Dice,
+    dice: Numbers,
     held: HashMap<usize, u64>,
     file: &'a std::fs::File,
     lost: u64,
@@ -48,10 +49,14 @@ impl Hammer<'_> {
         }
     }
 
+    fn page(&mut self) -> usize {
+        usize::try_from(self.dice.below(self.part.pages as u64)).unwrap()
+    }
+
     fn step(&mut self) {
-        let page = self.dice.roll(self.part.pages);
+        let page = self.page();
         self.done += 1;
-        match self.dice.roll(1000) {
+        match self.dice.below(1000) {
             0 => {
                 let (&page, &value) = self.held.iter().next().unwrap_or((&page, &0));
                 let seen = self.part.child_sees(page, value);
@@ -116,7 +121,7 @@ fn hammer(
             let (file, ended, lost, done) = (&file, &ended, &lost, &done);
             let part = Part::of(region, index, THREADS);
             scope.spawn(move || {
-                let dice = Dice(0x9e37_79b9 + index as u64);
+                let dice = Numbers::new(0x9e37_79b9 + index as u64);
                 let mut hammer =
                     Hammer { part, dice, held: HashMap::new(), file, lost: 0, done: 0 };
                 while !ended.load(Ordering::Relaxed) {

@@ -32,7 +32,7 @@ fn swept(region: &Region, mode: Mode) -> recoup::tables::Outcome {
 }
 
 fn mappings(region: &Region) -> usize {
-    let own = recoup_sys::Process::open(i32::try_from(std::process::id()).unwrap()).unwrap();
+    let own = recoup_sys::Process::own().unwrap();
     let overlaps =
         |m: &&recoup_sys::maps::Mapping| !m.range.intersection(region.pages()).is_empty();
     own.mappings().unwrap().iter().filter(overlaps).count()

@@ -1,6 +1,7 @@
 //! Huge pages of which all but the first page is given back, while a companion splits them: `holed`
 //! makes them and answers whether they are huge, `arm-splits` arms the companion, `give-back` does so,
-//! `waiting` answers the bytes that wait for a split, `check-holed` counts wrong values.
+//! `waiting` answers the bytes that wait for a split, `split-rest` splits them itself, `check-holed` counts
+//! wrong values.
 
 use std::sync::Arc;
 
@@ -33,9 +34,9 @@ impl Holed {
 
     pub(crate) fn is_huge(&self) -> bool {
         let pages = self.region.pages();
-        let pid = i32::try_from(std::process::id()).unwrap_or_default();
         let addresses = pages.start.address()..pages.end.address();
-        kernel::smaps_bytes_in(pid, addresses, "AnonHugePages") == self.blocks * BLOCK.0
+        kernel::smaps_bytes_in(kernel::own_pid(), addresses, "AnonHugePages")
+            == self.blocks * BLOCK.0
     }
 
     /// The first page of each block.
@@ -63,6 +64,12 @@ impl Holed {
         // Of a page that is given back already, which changes nothing.
         let nothing_new = self.discarder.discard(self.region.release(Pages(1), Pages(1)), bound);
         nothing_new.map_or(u64::MAX, |()| self.discarder.waiting().0)
+    }
+
+    /// Splits all that waits, whatever the companion has done of it, and says what waits then.
+    pub(crate) fn split_rest(&self) -> Result<u64, String> {
+        self.discarder.split_waiting(Bytes::ZERO).map_err(|e| e.to_string())?;
+        Ok(self.discarder.waiting().0)
     }
 
     pub(crate) fn wrong(&self) -> usize {

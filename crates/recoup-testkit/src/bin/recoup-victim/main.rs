@@ -9,8 +9,8 @@
 //! | `check` | counts its pages with a wrong value |
 //! | `arm` | arms a companion; answers its number |
 //! | `arm-task` | the same, with a task that counts its calls; `task` answers how many |
-//! | `sparse BLOCKS`, `arm-tables`, `check-sparse` | see [`sparse`] |
-//! | `holed BLOCKS`, `arm-splits`, `give-back`, `waiting`, `check-holed` | see [`holed`] |
+//! | `sparse BLOCKS`, `arm-tables`, `check-sparse`, `touch-sparse`, `passes`, `stop-sparse` | see [`sparse`] |
+//! | `holed BLOCKS`, `arm-splits`, `give-back`, `waiting`, `split-rest`, `check-holed` | see [`holed`] |
 //! | `arm-again` | tries to arm a second one; answers the refusal |
 //! | `alive`, `disarm` | whether the companion lives; ends it |
 //! | `wait` | calls waitpid(-1) and answers its error |
@@ -100,6 +100,12 @@ impl State {
             }
             ["sparse", blocks] => self.sparse(blocks),
             ["check-sparse"] => Ok(self.sparse.as_ref().map_or(0, Sparse::wrong).to_string()),
+            ["touch-sparse"] => {
+                self.sparse.as_mut().ok_or("nothing sparse")?.touch();
+                Ok(String::new())
+            }
+            ["passes"] => Ok(self.sparse.as_ref().map_or(0, Sparse::passes).to_string()),
+            ["stop-sparse"] => Ok(self.sparse.as_mut().ok_or("nothing sparse")?.stop()),
             ["arm-tables"] => {
                 let sparse = self.sparse.as_ref().ok_or("nothing sparse")?;
                 let chores = Chores { tables: Some(sparse.regulator()?), ..Chores::default() };
@@ -116,6 +122,10 @@ impl State {
                 self.holed.as_mut().ok_or("nothing holed")?.give_back().map(|()| String::new())
             }
             ["waiting"] => Ok(self.holed.as_mut().map_or(0, Holed::waiting).to_string()),
+            ["split-rest"] => {
+                let left = self.holed.as_ref().ok_or("nothing holed")?.split_rest()?;
+                Ok(left.to_string())
+            }
             ["check-holed"] => Ok(self.holed.as_ref().map_or(0, Holed::wrong).to_string()),
             ["arm-again"] => match companion::arm(&Options::default()) {
                 Ok(_) => Err("two companions".to_owned()),

@@ -13,6 +13,7 @@ use std::time::Duration;
 use recoup_sys::Pages;
 use recoup_sys::region::{OwnAdvice, Region};
 use recoup_sys::units::PAGE_BYTES;
+use recoup_testkit::numbers::Numbers;
 
 /// Pages of each writer's region.
 const REGION: u64 = 4 * 512;
@@ -72,21 +73,6 @@ impl Hammer {
     }
 }
 
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-}
-
 /// What a page must hold.
 #[derive(Clone, Copy)]
 enum Expected {
@@ -130,7 +116,7 @@ fn huge_region(pages: u64) -> Region {
 }
 
 fn write(counts: &Counts, seed: u64) {
-    let mut random = Random(seed + 0x1234_5678);
+    let mut random = Numbers::new(seed + 0x1234_5678);
     let mut region = huge_region(REGION);
     let mut expected = vec![Expected::Stamp(0); offset(REGION) / PAGE_BYTES];
     while counts.go_on() {
@@ -155,12 +141,12 @@ fn write(counts: &Counts, seed: u64) {
                 }
             }
             2 => (0..REGION).for_each(|page| {
-                let value = random.next();
+                let value = random.below(u64::MAX);
                 stamp(&mut region, page, value);
                 expected[offset(page) / PAGE_BYTES] = Expected::Stamp(value);
             }),
             _ => {
-                let value = random.next();
+                let value = random.below(u64::MAX);
                 stamp(&mut region, page, value);
                 expected[index] = Expected::Stamp(value);
             }
@@ -170,7 +156,7 @@ fn write(counts: &Counts, seed: u64) {
 
 /// Moves a huge page's memory to another address, part by part, and unmaps it.
 fn move_about(counts: &Counts) {
-    let mut random = Random(99);
+    let mut random = Numbers::new(99);
     while counts.go_on() {
         let mut region = huge_region(2 * 512);
         (0..1024).for_each(|page| stamp(&mut region, page, page + 1));
