@@ -15,6 +15,14 @@ pub(crate) struct Guest {
     newest_only: bool,
 }
 
+impl Guest {
+    /// The words of the kernel's command line, one of which tells tests where they are.
+    pub(crate) fn words(&self) -> Vec<String> {
+        let own = self.command_line.iter().map(ToString::to_string);
+        own.chain([format!("recoup.guest={}", self.name)]).collect()
+    }
+}
+
 /// All kinds of guests.
 const GUESTS: [Guest; 4] = [
     Guest {

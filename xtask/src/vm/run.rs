@@ -87,7 +87,7 @@ impl Rig<'_> {
         Machine {
             memory_mib: cell.guest.memory_mib,
             numa_nodes: cell.guest.numa_nodes,
-            command_line: cell.guest.command_line.iter().map(ToString::to_string).collect(),
+            command_line: cell.guest.words(),
             files: self.files.clone(),
             script,
             time_limit: self.arguments.time_limit(),
