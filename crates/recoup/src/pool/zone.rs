@@ -286,19 +286,26 @@ impl Zone {
         let gigabyte = self.source.take().map_err(|error| self.refused(error))?;
         // SAFETY: the book says that the superchunk is not part of the pool, and is locked.
         let mapped = unsafe { self.mapping.attach(at, &gigabyte) };
-        let pages = self.mapping.pages(mapping::whole(at));
-        let bind = |()| self.node.map_or(Ok(()), |node| numa::bind(pages, node));
-        if let Err(error) = mapped.and_then(bind) {
+        let ready = mapped.map_err(|error| self.refused(error)).and_then(|()| self.bind(at));
+        if let Err(error) = ready {
             // SAFETY: as above.
             let _ = unsafe { self.mapping.detach(at) };
             self.source.put_back(gigabyte);
-            return Err(self.refused(error));
+            return Err(error);
         }
         state.gigabytes.insert(at, gigabyte);
         let attached = state.book.attach(at, self.kind.backing);
         debug_assert!(attached.is_ok(), "an absent superchunk: {attached:?}");
         share.keep();
         Ok(())
+    }
+
+    /// Keeps a superchunk's memory on the zone's node.
+    fn bind(&self, at: SuperchunkIdx) -> Result<()> {
+        let Some(node) = self.node else { return Ok(()) };
+        let pages = self.mapping.pages(mapping::whole(at));
+        let (name, advice) = (self.kind.name, NODES);
+        numa::bind(pages, node).map_err(|source| Error::Source { name, advice, source })
     }
 
     fn refused(&self, error: recoup_sys::Error) -> Error {
@@ -428,4 +435,5 @@ const BATCH: usize = 16;
 
 const ADDRESSES: &str =
     "make the pool smaller, or raise the limit of the address space (ulimit -v)";
+const NODES: &str = "name a node with memory: see /sys/devices/system/node/has_memory";
 const HUGETLB: &str = "free some of it, or set more of these pages apart (recoup pool reserve, or the boot parameter hugepages=)";

@@ -1,3 +1,4 @@
 //! The pool on the real kernel. What is in memory is read from `pagemap` and smaps.
 
 mod basics;
+mod numa;
