@@ -30,8 +30,8 @@ pub struct Order {
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Takes free memory for more pages, compacting it as far as the kernel can: 0.1 s a GiB and
-    /// more, where it is fragmented.
+    /// Takes free memory for more pages, compacting it as far as the kernel can, which may take
+    /// seconds.
     Reserve,
     /// Gives pages back to the kernel as ordinary memory. The struct pages of optimised ones are
     /// rebuilt, which takes memory.
@@ -61,8 +61,9 @@ pub struct Change {
 
 impl Order {
     /// How many pages it can be about, by what the kernel tells: no more than can leave; all or none
-    /// of those to reserve. None where they take more than can be had: the kernel would try, and
-    /// leave nothing to everybody else. How many come then, only trying tells.
+    /// of those to reserve. None where they take more than the host has available: the kernel would
+    /// try, and leave nothing to everybody else (of a single node it may still take all). How many
+    /// come then, only trying tells.
     ///
     /// # Errors
     /// Where the place has no pages of this size, or they should become larger ones.
