@@ -9,7 +9,7 @@ use recoup_sys::own::Backing;
 use recoup_sys::region::Region;
 use recoup_sys::units::{BLOCK, PAGE, PAGES_PER_BLOCK, PMD_TABLE_SPAN, Pages};
 use recoup_sys::{Bytes, Error};
-use recoup_testkit::{HugePages, kernel, require};
+use recoup_testkit::{HugePages, kernel, require, require_in_guest};
 
 const POOLS: &str = "root, and hugetlb pages of 2 MiB";
 const FRAGMENTED: &str = "memory that is not too fragmented for huge pages";
@@ -148,7 +148,7 @@ fn huge_gigabytes_free_their_struct_pages_and_memory_grows_by_those_from_boot() 
     let from_boot = kernel::vmstat("nr_memmap_boot_pages");
     let pages = 4;
     let change = order(Action::Reserve, PMD_TABLE_SPAN, pages);
-    require!(change.shortfall.is_none(), FRAGMENTED);
+    require_in_guest!("gigabytes", change.shortfall.is_none(), FRAGMENTED);
     assert_eq!(counted - struct_pages(), pages * 4095);
     let freed_from_boot = from_boot - kernel::vmstat("nr_memmap_boot_pages");
     let grown = kernel::meminfo_bytes("MemTotal") - memory;
@@ -165,7 +165,7 @@ fn huge_gigabytes_free_their_struct_pages_and_memory_grows_by_those_from_boot() 
 fn a_huge_gigabyte_becomes_512_smaller_pages_unless_it_is_in_use() {
     require!(has_pools(), POOLS);
     let pages = HugePages::reserve(&[(BLOCK, 0), (PMD_TABLE_SPAN, 2)]);
-    require!(pages.is_ok(), "2 free huge pages of 1 GiB");
+    require_in_guest!("gigabytes", pages.is_ok(), "2 free huge pages of 1 GiB");
     let (large, small) = (pool(PMD_TABLE_SPAN, "nr_hugepages"), pool(BLOCK, "nr_hugepages"));
     let backing = Backing::HugeTlbPrivate(PMD_TABLE_SPAN);
     let mut region = Region::of(backing, PMD_TABLE_SPAN).expect("a free page");

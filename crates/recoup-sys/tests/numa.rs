@@ -3,7 +3,7 @@
 use recoup_sys::numa::{self, Node};
 use recoup_sys::region::{OwnAdvice, Region};
 use recoup_sys::units::{BLOCK, PAGES_PER_BLOCK, Pages};
-use recoup_testkit::require;
+use recoup_testkit::{require, require_in_guest};
 
 /// Pages of the mapping that starts at the region, by node, as the kernel lists them.
 fn listed(region: &Region) -> Vec<(Node, u64)> {
@@ -48,7 +48,7 @@ fn pages_bound_to_a_node_are_on_that_node() {
 fn pages_that_are_there_stay_on_their_node() {
     require!(has_nodes(), "a kernel with NUMA");
     let nodes = numa::nodes_with_memory().expect("the list of nodes");
-    require!(nodes.len() > 1, "two nodes with memory");
+    require_in_guest!("numa", nodes.len() > 1, "two nodes with memory");
     let mut region = region();
     numa::bind(region.pages(), nodes[0]).expect("a node with memory");
     region.touch(Pages(0), Pages(8));
