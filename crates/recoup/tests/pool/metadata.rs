@@ -1,0 +1,59 @@
+//! What a pool of gigabytes costs, by the kernel's count of struct pages and the pool's own.
+
+use std::num::NonZeroUsize;
+
+use recoup::pool::{HugeTlb, OwnerOptions, Pool};
+use recoup_sys::Bytes;
+use recoup_sys::hugetlb::OPTIMIZE_VMEMMAP;
+use recoup_sys::units::{BLOCK, PMD_TABLE_SPAN};
+use recoup_testkit::{HugePages, kernel, require, require_in_guest};
+
+const GIB: u64 = 1 << 30;
+
+fn struct_pages() -> u64 {
+    (kernel::vmstat("nr_memmap_pages") + kernel::vmstat("nr_memmap_boot_pages")) << 12
+}
+
+#[test]
+fn huge_gigabytes_cost_a_pool_less_than_a_10000th() {
+    require!(struct_pages() > 0, "counted struct pages (Linux 6.11)");
+    let source = HugeTlb::one_gib();
+    require_in_guest!("gigabytes", source.is_ok(), "hugetlb pages of 1 GiB");
+    let guard =
+        HugePages::reserve_with(&[(OPTIMIZE_VMEMMAP, "0")], &[(BLOCK, 0), (PMD_TABLE_SPAN, 0)]);
+    let _guard = guard.expect("none are asked for");
+    let (source, gigabytes) = (source.expect("just looked"), 3);
+    let before = struct_pages();
+    let came = source.reserve(gigabytes).expect("root reserves");
+    require_in_guest!("gigabytes", came.shortfall.is_none(), "3 free huge pages of 1 GiB");
+    let left = gigabytes * GIB / 64 - (before - struct_pages());
+
+    let pool = Pool::new(source, Bytes(gigabytes * GIB));
+    let owner = pool.owner(OwnerOptions::default()).expect("an owner");
+    let mut all: Vec<_> = std::iter::from_fn(|| owner.gigabyte().ok()).collect();
+    assert_eq!(all.len() as u64, gigabytes);
+    let metadata = left + pool.usage().bookkeeping.0;
+    println!("{gigabytes} GiB: {left} bytes of struct pages, {metadata} of metadata in all");
+    assert!(metadata * 10_000 <= gigabytes * GIB, "{metadata} bytes");
+
+    // They are memory like any other, and go back whole.
+    for extent in &mut all {
+        extent.prefault(NonZeroUsize::MIN).expect("memory that is there");
+        (extent[0], extent[(1 << 30) - 1]) = (1, 2);
+    }
+    assert_eq!(kernel::hugetlb(PMD_TABLE_SPAN.0, "free_hugepages"), Some(0));
+    assert!(owner.chunk().is_err());
+    all.pop();
+    pool.trim();
+    assert_eq!(kernel::hugetlb(PMD_TABLE_SPAN.0, "free_hugepages"), Some(1));
+    assert_eq!(pool.audit().expect("pagemap").violations, []);
+    drop(all);
+    drop(owner);
+    drop(pool);
+    assert_eq!(kernel::hugetlb(PMD_TABLE_SPAN.0, "free_hugepages"), Some(gigabytes));
+    let split = HugeTlb::one_gib().expect("as before").demote(1).expect("root splits");
+    assert_eq!(split.done, 1);
+    let two_mib = Pool::new(HugeTlb::two_mib().expect("2 MiB pages"), Bytes(GIB));
+    let owner = two_mib.owner(OwnerOptions::default()).expect("an owner");
+    assert!(owner.gigabyte().is_ok(), "512 pages that were one");
+}
