@@ -26,13 +26,16 @@ int main(void) {
     memset(memory, 1, length);
 
     recoup_range range = {.start = memory, .length = length, .backing = RECOUP_PRIVATE};
+    recoup_range left; /* Room for as many as there are ranges. */
     recoup_freed freed;
-    int error = recoup_free_parallel(&range, 1, 1, cancel, NULL, &freed);
-    if (error || !freed.untouched || freed.freed + freed.untouched != length) return 1;
-    printf("cancelled: %llu MiB are as they were\n", (unsigned long long)(freed.untouched >> 20));
+    int error = recoup_free_parallel(&range, 1, 1, cancel, NULL, &left, &freed);
+    if (error || freed.untouched_ranges != 1 || freed.freed + freed.untouched != length) return 1;
+    printf("cancelled: %zu MiB from %p on are as they were\n", left.length >> 20, left.start);
+    char *kept = left.start;
+    if (kept[0] != 1 || kept[-1] != 0 || kept + left.length != memory + length) return 1;
 
-    /* What is free already costs nothing. */
-    error = recoup_free_parallel(&range, 1, 0, show, NULL, &freed);
+    /* The rest; what is free already costs nothing. */
+    error = recoup_free_parallel(&range, 1, 0, show, NULL, NULL, &freed);
     if (error) {
         fprintf(stderr, "recoup_free_parallel: %s\n", strerror(error));
         return 1;
@@ -42,7 +45,7 @@ int main(void) {
     munmap(memory, length);
 
     /* What is not mapped is refused, and said so. */
-    error = recoup_free_parallel(&range, 1, 2, NULL, NULL, &freed);
+    error = recoup_free_parallel(&range, 1, 2, NULL, NULL, NULL, &freed);
     printf("unmapped memory: %s\n", strerror(error));
     return !(empty && error && error == freed.error && freed.refused == length);
 }

@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "C hands over raw pointers and lengths")]
 
 use std::ffi::{c_int, c_void};
+use std::sync::Arc;
 
 use recoup_rust::discard::Released;
 use recoup_rust::{Discarder, SplitPolicy};
@@ -42,7 +43,18 @@ pub(crate) fn backing(kind: u32) -> Option<Backing> {
     })
 }
 
-fn policy(bound: u64) -> SplitPolicy {
+pub(crate) fn kind(backing: Backing) -> u32 {
+    match backing {
+        Backing::Private => RECOUP_PRIVATE,
+        Backing::Shared => RECOUP_SHARED,
+        Backing::HugeTlbPrivate(BLOCK) => RECOUP_HUGETLB_2M,
+        Backing::HugeTlbPrivate(_) => RECOUP_HUGETLB_1G,
+        Backing::HugeTlbShared(BLOCK) => RECOUP_HUGETLB_2M_SHARED,
+        Backing::HugeTlbShared(_) => RECOUP_HUGETLB_1G_SHARED,
+    }
+}
+
+pub(crate) fn policy(bound: u64) -> SplitPolicy {
     match bound {
         RECOUP_SYNC => SplitPolicy::Sync,
         RECOUP_DEFERRED => SplitPolicy::Deferred,
@@ -54,12 +66,12 @@ fn policy(bound: u64) -> SplitPolicy {
 ///
 /// It asks `malloc` for some hundred bytes now and then, also within recoup_discard().
 #[expect(non_camel_case_types, reason = "C's name")]
-pub struct recoup_discarder(Discarder);
+pub struct recoup_discarder(pub(crate) Arc<Discarder>);
 
 /// Makes one. Never NULL. End it with recoup_discarder_free().
 #[unsafe(no_mangle)]
 pub extern "C" fn recoup_discarder_new() -> *mut recoup_discarder {
-    Box::into_raw(Box::new(recoup_discarder(Discarder::new())))
+    Box::into_raw(Box::new(recoup_discarder(Arc::new(Discarder::new()))))
 }
 
 /// Ends one, which no other thread uses any more. Does nothing for NULL.

@@ -6,6 +6,9 @@ use recoup_sys::Error;
 
 /// `EINVAL`, for null pointers and unknown kinds.
 pub(crate) const INVALID: c_int = 22;
+/// `EOPNOTSUPP`, where the kernel or the place of a process lacks something.
+#[cfg(target_arch = "x86_64")]
+pub(crate) const NOT_SUPPORTED: c_int = 95;
 /// `EIO`, for what has no `errno` of its own: a file of the kernel in an unknown form.
 const OTHER: c_int = 5;
 

@@ -10,6 +10,11 @@
 pub mod discard;
 mod error;
 pub mod headroom;
+pub mod owned;
 #[cfg(target_arch = "x86_64")]
 pub mod reaper;
+#[cfg(target_arch = "x86_64")]
+mod reason;
+#[cfg(target_arch = "x86_64")]
+pub mod tables;
 pub mod teardown;

@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use recoup_rust::companion::{self, Companion, NoCompanion, Options, Refusal};
 
-use crate::error::errno;
+use crate::error::{NOT_SUPPORTED, errno};
+use crate::reason::tell;
 
 const BUSY: c_int = 16;
-const NOT_SUPPORTED: c_int = 95;
 const ALREADY: c_int = 114;
 
 /// A static is never dropped: it lives on when the program ends.
@@ -61,16 +61,8 @@ pub unsafe extern "C" fn recoup_reaper_start(
 ) -> c_int {
     let started = start(workers, look_every_ms);
     let text = started.as_ref().err().map(ToString::to_string).unwrap_or_default();
-    if let Some(most) = length.checked_sub(1)
-        && !reason.is_null()
-    {
-        let shown = text.len().min(most);
-        // SAFETY: the caller's own `length` bytes, of which at most `length - 1` are written; the
-        // text is other memory.
-        unsafe { std::ptr::copy_nonoverlapping(text.as_ptr(), reason.cast(), shown) };
-        // SAFETY: the byte behind, at most the last of the buffer.
-        unsafe { reason.wrapping_add(shown).write(0) };
-    }
+    // SAFETY: NULL, or the caller's own bytes.
+    unsafe { tell(&text, reason, length) };
     started.as_ref().err().map_or(0, number)
 }
 

@@ -59,7 +59,7 @@ fn compile_and_run(compiler: &str, flags: &[&str], source: &str, library: &str) 
     text
 }
 
-const EXAMPLES: [&str; 4] = ["discard", "headroom", "free_parallel", "reaper"];
+const EXAMPLES: [&str; 6] = ["discard", "headroom", "free_parallel", "reaper", "tables", "owned"];
 
 #[test]
 fn every_example_runs_with_the_shared_and_the_static_library() {

@@ -39,6 +39,10 @@ mod life;
 /// no signal at its end, so that only those who ask for it (`__WCLONE`) can wait for it. (After an
 /// execve of the program the kernel signals `SIGCHLD` all the same, since the parent's exec number is no
 /// longer the one that the child was made with; what can be waited for stays as it was.)
+///
+/// An orphan from the start, made by a child that ends at once, would spare it that. But a program that is a
+/// subreaper would have it as an ordinary child then, which waitpid(-1) finds; and the first process of many
+/// containers reaps nobody, so that each one ended would stay in the process table.
 const COMPANION: usize = 0x0000_0100 | 0x0000_0400 | 0x0008_0000 | 0x0080_0000;
 
 /// How a companion works.

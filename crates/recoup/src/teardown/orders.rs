@@ -65,8 +65,8 @@ impl Crew {
     }
 }
 
-/// Explores the orders with few changes between threads at a point where none has to wait: all that
-/// are known to find something, in seconds.
+/// Explores all orders with few changes between threads at a point where none has to wait: three find what is
+/// known to go wrong, without a bound it takes hours.
 fn explore(model: impl Fn() + Send + Sync + 'static) {
     let mut explorer = loom::model::Builder::new();
     explorer.preemption_bound = Some(3);

@@ -8,4 +8,5 @@ mod arena;
 mod hammer;
 mod limits;
 mod own;
+mod pressure;
 mod sweeps;

@@ -10,10 +10,14 @@ use recoup_sys::{Bytes, Errno, PageRange, Pages};
 use recoup_testkit::require;
 
 use crate::arena::{
-    BLOCK_BYTES, Part, alone, features, fences, region, settled, tables, tables_below,
+    BLOCK_BYTES, PAGE, Part, alone, features, fences, region, settled, tables, tables_below,
 };
 
 const PAUSE: Duration = Duration::from_millis(10);
+/// Seconds after which a child that waits for itself is killed.
+const LONGEST: u32 = 8;
+/// How the frames of a sweep lie in their pages: eight ways.
+const SHIFTS: std::ops::Range<u32> = 0..8;
 
 /// Runs it in a forked child, which is killed if it takes long; whether it returned true.
 fn child(work: impl FnOnce() -> bool) -> bool {
@@ -22,7 +26,7 @@ fn child(work: impl FnOnce() -> bool) -> bool {
     assert!(child >= 0);
     if child == 0 {
         // SAFETY: takes a number; the signal ends the child.
-        unsafe { libc::alarm(20) };
+        unsafe { libc::alarm(LONGEST) };
         let status = i32::from(!work());
         // SAFETY: ends the child without anything of the parent's.
         unsafe { libc::_exit(status) }
@@ -85,6 +89,28 @@ fn a_fence_is_of_no_use_to_a_forked_child() {
     assert!(refused);
 }
 
+/// Sweeps with nothing but this function's page left of the stack below: a fence that covers the stack makes
+/// the sweep wait for itself as soon as it goes deeper than before. `shift` frames of half a kibibyte vary where
+/// in a page that is.
+#[inline(never)]
+fn sweep_on_a_bare_stack(sweeper: &mut Sweeper, shift: u32) -> bool {
+    let frame = [0_u8; 512];
+    let here = std::hint::black_box(&raw const frame).expose_provenance();
+    if shift > 0 {
+        let swept = sweep_on_a_bare_stack(sweeper, shift - 1);
+        return std::hint::black_box(frame)[0] == 0 && swept;
+    }
+    // First the page that a call from here may return to is left.
+    let end = here / PAGE * PAGE - PAGE;
+    let start = std::ptr::with_exposed_provenance_mut(end - 16 * PAGE);
+    let modes = [Mode::Fencing, Mode::Looking, Mode::Fencing];
+    modes.into_iter().all(|mode| {
+        // SAFETY: the stack below this frame, which holds nothing now; calls from here have it anew.
+        let gone = unsafe { libc::madvise(start, 16 * PAGE, libc::MADV_DONTNEED) };
+        gone == 0 && sweeper.sweep(mode, Bytes::ZERO).is_ok()
+    })
+}
+
 #[test]
 fn who_sweeps_everything_does_not_wait_for_himself() {
     let _turn = alone();
@@ -95,53 +121,75 @@ fn who_sweeps_everything_does_not_wait_for_himself() {
     let features = features();
     let region = region(512);
     let part = Part::of(&region, 0, 1);
-    let ended = child(|| {
+    let sweeps_here = |shift| {
+        // So that the stack goes on in blocks which are its own altogether.
+        let above = std::hint::black_box([0_u8; 3 * BLOCK_BYTES]);
         // Zero pages, so that writes are fenced too, and empty tables.
         (0..256).for_each(|block| assert_eq!(part.read(block * 512), 0));
         (256..512).for_each(|block| part.write(block * 512, 1));
         (256..512).for_each(|block| part.discard(block * 512));
-        // SAFETY: this child has but one thread, which maps nothing while it sweeps.
+        // SAFETY: this child has one thread that does anything, which maps nothing while it sweeps.
         let everywhere = unsafe { Settled::everywhere() };
         let Ok(mut sweeper) = Sweeper::new(everywhere, PAUSE, &features) else { return false };
-        let modes = [Mode::Looking, Mode::Fencing, Mode::Looking];
-        modes.into_iter().all(|mode| sweeper.sweep(mode, Bytes::ZERO).is_ok())
-    });
-    assert!(ended);
+        let swept = sweeper.attach().is_ok() && sweep_on_a_bare_stack(&mut sweeper, shift);
+        std::hint::black_box(above)[0] == 0 && swept
+    };
+    for shift in SHIFTS {
+        let ended = child(|| {
+            std::thread::scope(|scope| {
+                let thread = std::thread::Builder::new().stack_size(32 * BLOCK_BYTES);
+                let thread = thread.spawn_scoped(scope, || sweeps_here(shift));
+                thread.unwrap().join().unwrap()
+            })
+        });
+        assert!(ended, "{shift}");
+    }
 }
 
-/// The stack and the sweeper both lie in the region, among empty tables and zero pages.
+/// What a helper is handed.
+struct Task {
+    sweeper: Sweeper,
+    shift: u32,
+}
+
+/// A process of its own, with a stack of the test's.
+extern "C" fn sweep_beside(task: *mut libc::c_void) -> i32 {
+    // SAFETY: the test waits for this helper before it goes on with the task.
+    let Task { sweeper, shift } = unsafe { &mut *task.cast::<Task>() };
+    // SAFETY: takes a number; the signal ends the helper, if it waits for itself.
+    unsafe { libc::alarm(LONGEST) };
+    let swept = sweeper.attach().is_ok() && sweep_on_a_bare_stack(sweeper, *shift);
+    i32::from(!swept)
+}
+
+/// The stack lies in the region, among empty tables and zero pages.
 #[test]
 fn a_stack_among_what_is_swept_is_left_out() {
     const STACK: usize = 16 * BLOCK_BYTES;
-    extern "C" fn sweeps(argument: *mut libc::c_void) -> i32 {
-        // SAFETY: the test waits for this helper before it drops the pages.
-        let pages = unsafe { *argument.cast::<PageRange>() };
-        let Ok(mut sweeper) = Sweeper::new(settled(pages), PAUSE, &features()) else { return 1 };
-        let modes = [Mode::Looking, Mode::Fencing, Mode::Looking];
-        let swept = modes.into_iter().all(|mode| sweeper.sweep(mode, Bytes::ZERO).is_ok());
-        i32::from(!swept)
-    }
     let _turn = alone();
     require!(
         fences(&features()),
         "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
     );
-    let region = region(64);
-    let part = Part::of(&region, 0, 1);
-    (32..64).for_each(|block| assert_eq!(part.read(block * 512), 0));
-    let ended = child(|| {
-        let mut pages = region.pages();
-        let top = part.address(0).wrapping_byte_add(STACK);
-        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-        let argument = (&raw mut pages).cast();
-        // SAFETY: the stack is the helper's alone; this thread waits until it has ended.
-        let helper = unsafe { libc::clone(sweeps, top.cast(), flags, argument) };
-        let mut status = -1;
-        // SAFETY: the status is a place of this function's.
-        let waited = unsafe { libc::waitpid(helper, &raw mut status, 0) };
-        waited == helper && status == 0
-    });
-    assert!(ended);
+    for shift in SHIFTS {
+        let region = region(64);
+        let part = Part::of(&region, 0, 1);
+        (32..64).for_each(|block| assert_eq!(part.read(block * 512), 0));
+        let sweeper = Sweeper::new(settled(region.pages()), PAUSE, &features()).unwrap();
+        let mut task = Task { sweeper, shift };
+        let ended = child(|| {
+            let top = part.address(0).wrapping_byte_add(STACK);
+            let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+            // SAFETY: the stack is the helper's alone; this thread waits until it has ended.
+            let helper =
+                unsafe { libc::clone(sweep_beside, top.cast(), flags, (&raw mut task).cast()) };
+            let mut status = -1;
+            // SAFETY: the status is a place of this function's.
+            let waited = unsafe { libc::waitpid(helper, &raw mut status, 0) };
+            waited == helper && status == 0
+        });
+        assert!(ended, "{shift}");
+    }
 }
 
 #[test]

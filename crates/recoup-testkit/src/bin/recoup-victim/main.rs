@@ -98,6 +98,37 @@ impl State {
                 let task = unsafe { Task::new(count, calls) };
                 self.arm(&Options { task: Some(task), ..Options::default() })
             }
+            ["arm-again"] => match companion::arm(&Options::default()) {
+                Ok(_) => Err("two companions".to_owned()),
+                Err(refusal) => Ok(refusal.to_string()),
+            },
+            ["task"] => Ok(CALLS.load(Ordering::Relaxed).to_string()),
+            ["alive"] => Ok(self.companions.iter().any(Companion::is_alive).to_string()),
+            ["disarm"] => {
+                self.companions.clear();
+                Ok(String::new())
+            }
+            ["wait"] => Ok(death::wait_for_any()),
+            ["forked"] => death::in_forked_child(|| {
+                let alive = self.companions.iter().any(Companion::is_alive);
+                self.companions.clear();
+                format!("alive {alive} wrong {}", self.wrong())
+            }),
+            ["hammer", threads] => {
+                let threads = threads.parse().map_err(|e| format!("{threads}: {e}"))?;
+                self.hammer = Some(hammer::Hammer::start(threads));
+                Ok(String::new())
+            }
+            ["stop"] => self.hammer.take().map_or(Err("no hammer".to_owned()), |h| Ok(h.stop())),
+            ["close-all"] => death::close_all(),
+            ["die", how] => death::die(how, self),
+            _ => self.follow_special(&words),
+        }
+    }
+
+    /// What is about memory of a kind of its own.
+    fn follow_special(&mut self, words: &[&str]) -> Answer {
+        match *words {
             ["sparse", blocks] => self.sparse(blocks),
             ["check-sparse"] => Ok(self.sparse.as_ref().map_or(0, Sparse::wrong).to_string()),
             ["touch-sparse"] => {
@@ -127,31 +158,7 @@ impl State {
                 Ok(left.to_string())
             }
             ["check-holed"] => Ok(self.holed.as_ref().map_or(0, Holed::wrong).to_string()),
-            ["arm-again"] => match companion::arm(&Options::default()) {
-                Ok(_) => Err("two companions".to_owned()),
-                Err(refusal) => Ok(refusal.to_string()),
-            },
-            ["task"] => Ok(CALLS.load(Ordering::Relaxed).to_string()),
-            ["alive"] => Ok(self.companions.iter().any(Companion::is_alive).to_string()),
-            ["disarm"] => {
-                self.companions.clear();
-                Ok(String::new())
-            }
-            ["wait"] => Ok(death::wait_for_any()),
-            ["forked"] => death::in_forked_child(|| {
-                let alive = self.companions.iter().any(Companion::is_alive);
-                self.companions.clear();
-                format!("alive {alive} wrong {}", self.wrong())
-            }),
-            ["hammer", threads] => {
-                let threads = threads.parse().map_err(|e| format!("{threads}: {e}"))?;
-                self.hammer = Some(hammer::Hammer::start(threads));
-                Ok(String::new())
-            }
-            ["stop"] => self.hammer.take().map_or(Err("no hammer".to_owned()), |h| Ok(h.stop())),
-            ["close-all"] => death::close_all(),
-            ["die", how] => death::die(how, self),
-            _ => Err(format!("what is {line:?}")),
+            _ => Err(format!("what is {words:?}")),
         }
     }
 

@@ -1,20 +1,28 @@
 //! Freeing memory by several threads on the running kernel: what is freed, what is not, and what is
 //! said about it.
 
+mod held;
+
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use recoup::teardown::{Options, Workers, free_in_background, free_parallel, unmap_later};
 use recoup_sys::mapped::OwnedMapping;
 use recoup_sys::region::{OwnAdvice, Region};
 use recoup_sys::units::PAGE_BYTES;
 use recoup_sys::{Bytes, PageRange, Pages, Process};
+use recoup_testkit::require;
+
+use held::Held;
 
 const MIB: u64 = 1 << 20;
+/// Only a test that fails waits so long.
+const PATIENCE: Duration = Duration::from_secs(20);
+const USERFAULTFD: &str = "userfaultfd(2) for user-mode faults (Linux 5.11)";
 
 fn exactly(workers: usize) -> Workers {
     Workers::Exactly(NonZeroUsize::new(workers).expect("a number"))
@@ -115,23 +123,36 @@ fn in_the_background_the_caller_goes_on() {
 #[test]
 fn a_background_job_can_be_cancelled() {
     let region: &'static mut Region = Box::leak(Box::new(full(300)));
+    let held = Held::new(region.pages());
+    require!(held.is_some(), USERFAULTFD);
     let job = free_in_background(vec![region.contents()], exactly(1)).expect("a thread");
+    // It is at its first slice.
+    assert!(held.as_ref().is_some_and(|held| held.is_awaited(PATIENCE)));
     job.cancel();
+    drop(held);
     let freed = job.wait();
     let untouched: Bytes = freed.untouched.iter().map(|part| part.pages().length().bytes()).sum();
-    assert!(untouched > Bytes::ZERO);
+    assert!(untouched >= Bytes(300 * MIB - (64 << 20)), "{untouched:?}");
     assert_eq!(freed.freed + untouched, Bytes(300 * MIB));
 }
 
 #[test]
-fn a_mapping_is_unmapped_later() {
+fn a_mapping_is_unmapped_while_the_caller_goes_on() {
     let region = full(256);
     let pages = region.pages();
-    let began = Instant::now();
+    let held = Held::new(pages);
+    require!(held.is_some(), USERFAULTFD);
+    let (tell, told) = std::sync::mpsc::channel();
+    // Lets the memory go if the caller waits for it.
+    let watch = std::thread::spawn(move || told.recv_timeout(PATIENCE).ok().and(held));
     let job = unmap_later(OwnedMapping::from(region)).expect("a thread");
-    let took = began.elapsed();
+    // Nobody listens any more if it came too late.
+    let _ = tell.send(());
+    let held = watch.join().expect("no panic").expect("unmap_later() waited for the memory");
+    assert!(held.is_awaited(PATIENCE) && !job.is_finished());
+    assert_eq!(resident(pages), 256 * MIB);
+    drop(held);
     job.join().expect("no panic");
-    assert!(took < Duration::from_millis(500), "{took:?}");
     assert_eq!(resident(pages), 0);
     let maps = Process::own().expect("this process").mappings().expect("its mappings");
     assert!(maps.iter().all(|map| map.range.intersection(pages) != pages), "still mapped");
