@@ -171,3 +171,16 @@ fn a_thread_returns_what_is_freed() {
     assert_eq!(background.stop().bytes, Bytes(39 * CHUNK));
     assert!(pool.return_in_background(settings).is_ok());
 }
+
+#[test]
+fn memory_that_was_only_read_is_nobody_else_s() {
+    let pool = Pool::new(Thp::private(), Bytes(GIB));
+    let owner = pool.owner(OwnerOptions::default()).expect("owner");
+    let extent = owner.chunks(Chunks(3)).expect("chunks");
+    // Reading brings the zero page, which all processes share.
+    assert!(extent.iter().all(|&byte| byte == 0));
+    let pages = owner.pages(Pages(3)).expect("pages");
+    assert!(pages.iter().all(|&byte| byte == 0));
+    let audit = pool.audit().expect("pagemap");
+    assert_eq!((audit.violations, audit.present.0), (vec![], 0));
+}
