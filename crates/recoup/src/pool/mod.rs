@@ -18,7 +18,7 @@
 //!
 //! 1. A byte belongs to one owner at a time, and is reached only through its [`Extent`] or
 //!    [`Movable`]. What somebody else had is zeroed before an owner gets it.
-//! 2. A forked child has none of it.
+//! 2. A forked child has none of it, unless its [source](Thp::inherited) says so.
 //! 3. What is refused changes nothing, and nothing is handed out that the kernel would refuse at the
 //!    first touch.
 //! 4. An extent stays where it is; a movable one goes where a compaction needs it, but never while
@@ -36,8 +36,11 @@
 //! | `compact` | sparse gigabytes become empty |
 //! | `audit` | the books against each other and against the kernel |
 
+#[cfg(feature = "allocator-api2")]
+mod allocator;
 mod audit;
 mod bell;
+mod blocks;
 mod budget;
 mod compact;
 mod desks;
@@ -50,6 +53,7 @@ mod returns;
 pub mod source;
 mod spares;
 mod usage;
+mod zeroed;
 mod zone;
 mod zones;
 
