@@ -18,6 +18,7 @@
 pub mod companion;
 pub mod discard;
 pub mod headroom;
+mod inside;
 pub mod pool;
 #[cfg(target_arch = "x86_64")]
 pub mod tables;

@@ -29,7 +29,6 @@
 
 mod book;
 mod edge;
-mod inside;
 mod owned;
 mod queue;
 mod worker;
@@ -51,10 +50,10 @@ pub use recoup_sys::{Error, Result};
 pub use worker::Worker;
 
 use crate::Headroom;
+use crate::inside::Inside;
 
 use book::{Book, Due, Mapped, Seen};
 use edge::Edge;
-use inside::Inside;
 
 /// When huge pages of which a part was given back are split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
