@@ -32,6 +32,8 @@
 //! | `zone` | a part of the pool with a book of its own |
 //! | `owner`, `spares`, `desks` | who has memory, what is kept at hand, chunks in base pages |
 //! | `extent`, `movable` | the memory itself |
+//! | `zeroed`, `blocks`, `allocator`, `global` | memory for collections, and for a whole program |
+//! | `vm` | a virtual machine's memory |
 //! | `returns`, `bell` | what is free goes back to the source |
 //! | `compact` | sparse gigabytes become empty |
 //! | `audit` | the books against each other and against the kernel |
@@ -54,6 +56,8 @@ mod returns;
 pub mod source;
 mod spares;
 mod usage;
+#[cfg(feature = "vm")]
+mod vm;
 mod zeroed;
 mod zone;
 mod zones;
@@ -68,6 +72,8 @@ pub use owner::{Owner, OwnerOptions};
 pub use returns::{Background, ReturnSettings, Returned};
 pub use source::{External, HugeTlb, Source, Thp};
 pub use usage::Usage;
+#[cfg(feature = "vm")]
+pub use vm::{GuestMemory, GuestRegion};
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};

@@ -95,6 +95,12 @@ impl Zone {
         self.kind
     }
 
+    /// What stands behind a superchunk.
+    #[cfg(feature = "vm")]
+    pub(super) fn gigabyte(&self, at: SuperchunkIdx) -> Option<Gigabyte> {
+        self.state().gigabytes.get(&at).cloned()
+    }
+
     /// How its memory is given back.
     pub(super) fn backing(&self, at: SuperchunkIdx) -> Backing {
         self.state()

@@ -187,38 +187,75 @@ fn programs_start_by_fork_and_exec() {
     assert!(command.status().expect("a child").success());
 }
 
+/// A block as a program's runtime has it.
+struct Raw<'a> {
+    allocator: &'a Large<System>,
+    start: *mut u8,
+    layout: Layout,
+}
+
+fn layout(size: usize, alignment: usize) -> Layout {
+    Layout::from_size_align(size, alignment).expect("a layout")
+}
+
+impl<'a> Raw<'a> {
+    fn zeroed(allocator: &'a Large<System>, layout: Layout) -> Self {
+        // SAFETY: freed by `drop` only.
+        let start = unsafe { allocator.alloc_zeroed(layout) };
+        assert!(!start.is_null() && start.addr().is_multiple_of(layout.align()));
+        Self { allocator, start, layout }
+    }
+
+    fn resize(&mut self, size: usize) {
+        // SAFETY: this value's own, with this layout.
+        self.start = unsafe { self.allocator.realloc(self.start, self.layout, size) };
+        assert!(!self.start.is_null());
+        self.layout = layout(size, self.layout.align());
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: this value's own, zeroed or written when it got this length.
+        unsafe { std::slice::from_raw_parts_mut(self.start, self.layout.size()) }
+    }
+}
+
+impl Drop for Raw<'_> {
+    fn drop(&mut self) {
+        // SAFETY: this value's own, with this layout.
+        unsafe { self.allocator.dealloc(self.start, self.layout) };
+    }
+}
+
 #[test]
 fn what_the_pool_refuses_comes_from_the_other() {
     let allocator = Large::with(System, LargeOptions::new().threshold(4096).limit(Bytes(GIB)));
-    let layout = |size| Layout::from_size_align(size, 8).expect("a layout");
-    let large = layout(200 * MIB);
-    // SAFETY: blocks of their own, written within, freed once by their layouts.
-    unsafe {
-        let blocks: Vec<*mut u8> = (0..6).map(|_| allocator.alloc(large)).collect();
-        assert_eq!(allocator.usage().expect("a pool").held, Bytes(4 * 200 << 20), "four fit");
-        for (number, block) in (1_u8..).zip(&blocks) {
-            assert!(!block.is_null());
-            [0, 100 * MIB, 200 * MIB - 1].iter().for_each(|at| block.add(*at).write(number));
-        }
+    let held = || allocator.usage().expect("a pool").held;
+    let size = 200 * MIB;
+    let marks = [0, size / 2, size - 1];
+    let mut blocks: Vec<_> = (0..6).map(|_| Raw::zeroed(&allocator, layout(size, 8))).collect();
+    assert_eq!(held(), Bytes(800 << 20), "four fit");
+    for (number, block) in (1_u8..).zip(&mut blocks) {
+        marks.iter().for_each(|&at| block.bytes()[at] = number);
         // The other's grow where they are, the pool's move there.
-        let blocks = blocks.iter().map(|block| allocator.realloc(*block, large, 300 * MIB));
-        let blocks: Vec<*mut u8> = blocks.collect();
-        for (number, block) in (1_u8..).zip(&blocks) {
-            [0, 100 * MIB, 200 * MIB - 1]
-                .iter()
-                .for_each(|at| assert_eq!(block.add(*at).read(), number));
-        }
-        // Small again: below the threshold nothing is the pool's.
-        let small = blocks.iter().map(|block| allocator.realloc(*block, layout(300 * MIB), 100));
-        let small: Vec<*mut u8> = small.collect();
-        assert_eq!(allocator.usage().expect("a pool").held, Bytes(0));
-        for (number, block) in (1_u8..).zip(small) {
-            assert_eq!(block.read(), number);
-            allocator.dealloc(block, layout(100));
-        }
-        let huge = allocator.alloc_zeroed(Layout::from_size_align(MIB, 2 << 30).expect("a layout"));
-        assert!(huge.addr() % (2 << 30) == 0 && huge.add(MIB - 1).read() == 0);
-        allocator.dealloc(huge, Layout::from_size_align(MIB, 2 << 30).expect("a layout"));
+        block.resize(300 * MIB);
     }
+    for (number, block) in (1_u8..).zip(&mut blocks) {
+        assert!(marks.iter().all(|&at| block.bytes()[at] == number));
+        // Below the threshold nothing is the pool's.
+        block.resize(100);
+        assert_eq!(block.bytes()[0], number);
+    }
+    assert_eq!(held(), Bytes(0));
+    for (number, block) in (1_u8..).zip(&mut blocks) {
+        // And back.
+        block.resize(5000);
+        assert_eq!(block.bytes()[0], number);
+    }
+    assert_eq!(held(), Bytes(2 << 20));
+    drop(blocks);
+    let mut huge = Raw::zeroed(&allocator, layout(MIB, 2 << 30));
+    assert!(huge.bytes().iter().all(|&byte| byte == 0));
+    assert_eq!(held(), Bytes(0), "no pool has such an alignment");
+    drop(huge);
     assert_eq!(allocator.audit().expect("a pool").expect("pagemap").violations, []);
 }

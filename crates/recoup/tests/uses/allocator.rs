@@ -160,29 +160,43 @@ fn blocks_grow_and_keep_their_bytes() {
         size += usize::try_from(random.next().expect("endless") % (1 + size as u64 / 2) + 1)
             .expect("64 bits");
         let before = block.len();
-        block.resize(size, (size % 251) as u8);
-        assert!(block[before..].iter().all(|&byte| byte == (size % 251) as u8));
+        let mark = u8::try_from(size % 251).expect("a byte");
+        block.resize(size, mark);
+        assert!(block[before..].iter().all(|&byte| byte == mark));
         if before > 0 {
             assert_eq!(usize::from(block[before - 1]), before % 251);
         }
         block.reserve_exact(1);
     }
-    // SAFETY: a block of its own.
-    unsafe {
-        let (small, large) = (layout(3000, 8), layout(3 * CHUNK, 8));
-        let start = owner.allocate(small).expect("room");
-        start.cast::<u8>().write_bytes(9, 4096);
-        let grown = owner.grow_zeroed(start.cast(), small, layout(4000, 8)).expect("in place");
-        assert_eq!(grown.as_ref()[..3000], [9; 3000]);
-        assert!(grown.as_ref()[3000..].iter().all(|&byte| byte == 0), "the rest is zeroed");
-        let grown = owner.grow_zeroed(grown.cast(), layout(4000, 8), large).expect("room");
-        assert_eq!(grown.as_ref()[..3000], [9; 3000]);
-        assert!(grown.as_ref()[4000..].iter().all(|&byte| byte == 0), "the rest is zeroed");
-        owner.deallocate(grown.cast(), large);
-    }
     drop(block);
     assert_eq!(owner.used(), Bytes(0));
     assert_eq!(pool.audit().expect("pagemap").violations, []);
+}
+
+#[test]
+fn what_a_block_grows_by_is_zeroed_on_demand() {
+    let (_pool, owner) = pool_of(Thp::private(), Bytes(GIB));
+    for [from, to] in [[3000, 4000], [3000, 3 * CHUNK], [2 * CHUNK + 1, 3 * CHUNK - 1]] {
+        // Memory of its own, that was used.
+        let whole = [from, to].map(|size| layout(size, 8));
+        for layout in whole {
+            let mut used =
+                Block { start: owner.allocate(layout).expect("room").cast(), layout, seed: 1 };
+            used.fill();
+            used.free(&owner);
+        }
+        let [from, to] = whole;
+        let mut block =
+            Block { start: owner.allocate(from).expect("room").cast(), layout: from, seed: 9 };
+        block.fill();
+        // SAFETY: allocated just now with this layout.
+        let grown = unsafe { owner.grow_zeroed(block.start, from, to) }.expect("room");
+        block = Block { start: grown.cast(), layout: to, seed: 9 };
+        let (kept, new) = block.bytes().split_at(from.size());
+        assert!(kept.iter().all(|&byte| byte == 9) && new.iter().all(|&byte| byte == 0));
+        block.fill();
+        block.free(&owner);
+    }
 }
 
 #[test]

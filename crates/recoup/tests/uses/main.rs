@@ -5,6 +5,8 @@
 mod allocator;
 mod inherited;
 mod prefault;
+#[cfg(feature = "vm")]
+mod vm;
 mod zeroed;
 
 use recoup::pool::{Owner, OwnerOptions, Pool, Source};
@@ -12,6 +14,7 @@ use recoup_sys::Bytes;
 use recoup_testkit::kernel::smaps_bytes_in;
 
 const MIB: u64 = 1 << 20;
+#[cfg(any(feature = "allocator-api2", feature = "vm"))]
 const CHUNK: u64 = 2 << 20;
 const GIB: u64 = 1 << 30;
 
