@@ -195,9 +195,7 @@ impl Pair {
                 let part = ChunkRun::new(extent.start(), Chunks(length));
                 part.into_iter().for_each(|part| pair.free(part, holder));
             }),
-            Split { pick, length } => {
-                self.with(pick, |pair, extent, holder| pair.split(extent, holder, Chunks(length)));
-            }
+            Split { pick, length } => self.with(pick, |pair, it, by| pair.split(it, by, length)),
             Pin { pick } => self.with(pick, |pair, extent, holder| {
                 pair.book.pin(&pair.accounts[index(holder)], extent).expect("its extent");
                 pair.naive.set(extent, |chunk| chunk.state = ChunkState::Pinned);
@@ -334,7 +332,8 @@ impl Pair {
         Refused::Exhausted { asked: Chunks(length), free: Chunks(free as u64) }
     }
 
-    fn split(&mut self, extent: ChunkRun, holder: OwnerId, length: Chunks) {
+    fn split(&mut self, extent: ChunkRun, holder: OwnerId, length: u64) {
+        let length = Chunks(length);
         let result = self.book.split(&self.accounts[index(holder)], extent, length);
         let is_pinned = self.naive.all(extent, |chunk| chunk.state == ChunkState::Pinned);
         if is_pinned || !(1..extent.length().0).contains(&length.0) {
