@@ -4,11 +4,16 @@ use crate::command::{cargo, exists, run};
 
 pub(crate) fn run_all(arguments: &[String]) -> anyhow::Result<()> {
     // The workloads, `recoup` itself, and the library for C, which tests start and link.
-    run(cargo().args(["build", "--workspace"]))?;
+    run(cargo().args(["build", "--workspace", ALL]))?;
     if exists("cargo-nextest") {
-        run(cargo().args(["nextest", "run", "--workspace"]).args(arguments))?;
+        run(cargo().args(["nextest", "run", "--workspace", ALL]).args(arguments))?;
     } else {
-        run(cargo().args(["test", "--workspace", "--bins", "--lib", "--tests"]).args(arguments))?;
+        run(cargo()
+            .args(["test", "--workspace", ALL, "--bins", "--lib", "--tests"])
+            .args(arguments))?;
     }
-    run(cargo().args(["test", "--workspace", "--doc", "--quiet"]))
+    run(cargo().args(["test", "--workspace", ALL, "--doc", "--quiet"]))
 }
+
+/// What is optional is tested, too.
+const ALL: &str = "--all-features";

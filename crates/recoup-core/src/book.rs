@@ -177,6 +177,25 @@ impl<S: AsRef<[Superchunk]> + AsMut<[Superchunk]>> PoolBook<S> {
         Ok(())
     }
 
+    /// Makes two extents of one: its first `length` chunks, and the rest. Says where they are.
+    ///
+    /// # Errors
+    /// It is no extent of this owner, or pinned, or one of the two would have nothing.
+    pub fn split(
+        &mut self,
+        account: &Account,
+        extent: ChunkRun,
+        length: Chunks,
+    ) -> Result<(ChunkRun, ChunkRun), NotYours> {
+        let place = self.movable(account.owner(), extent)?;
+        let rest = extent.length().saturating_sub(length);
+        let parts = ChunkRun::new(extent.start(), length)
+            .zip(ChunkRun::new(extent.start() + length, rest))
+            .ok_or(NotYours::NoExtent(extent))?;
+        self.change(place, |superchunk| superchunk.split(parts.1.slots().start));
+        Ok(parts)
+    }
+
     /// Keeps an extent from being moved or freed, because something else refers to its memory.
     /// Pinning again changes nothing: pins are not counted.
     ///

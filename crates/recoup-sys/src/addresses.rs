@@ -2,6 +2,7 @@
 //!
 //! A forked child has none of it (`MADV_DONTFORK`), so what is there has one process. The child's
 //! copy of this value does nothing: elsewhere in the child, other memory may have these addresses.
+//! Unless children are to have it: see [`Forking`].
 
 #![expect(unsafe_code, reason = "memory is mapped here at addresses that are set apart")]
 
@@ -26,6 +27,18 @@ pub struct Addresses {
     pages: PageRange,
     /// Whose addresses these are.
     process: Pid,
+    forking: Forking,
+}
+
+/// What a forked child gets of the memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Forking {
+    /// Nothing.
+    #[default]
+    Withheld,
+    /// A copy, made as either writes, like that of any other private memory. Only private memory that
+    /// is not hugetlb can be had so.
+    Inherited,
 }
 
 /// What is put behind addresses.
@@ -52,7 +65,7 @@ impl Addresses {
     ///
     /// # Errors
     /// `ENOMEM` past the limit of the address space (`ulimit -v`).
-    pub fn reserve(length: Bytes, alignment: Bytes) -> Result<Self> {
+    pub fn reserve(length: Bytes, alignment: Bytes, forking: Forking) -> Result<Self> {
         let subject = || format!("{} bytes of addresses", length.0);
         let too_long = |_| Error::os("set apart", subject(), Errno::NOMEM);
         let slack = length.0.saturating_add(alignment.0);
@@ -68,7 +81,7 @@ impl Addresses {
             PageRange::starting_at(PageIdx::containing(first), Bytes(slack as u64).whole_pages());
         let aligned = PageIdx::containing(first.next_multiple_of(alignment.0));
         let pages = PageRange::starting_at(aligned, length.whole_pages());
-        let new = Self { mapping, pages, process: rustix::process::getpid() };
+        let new = Self { mapping, pages, process: rustix::process::getpid(), forking };
         new.keep_from_children(mapping)?;
         Ok(new)
     }
@@ -93,14 +106,17 @@ impl Addresses {
     /// Puts memory behind a part of them.
     ///
     /// # Errors
-    /// `EINVAL` for addresses that are not set apart; `ECHILD` in a forked child; else those of
-    /// mmap(2). Nothing, or what was there, is behind the addresses then.
+    /// `EINVAL` for addresses that are not set apart, and for memory that children cannot inherit where
+    /// they should; `ECHILD` in a forked child that has none; else those of mmap(2). Nothing, or what was there, is behind the addresses then.
     ///
     /// # Safety
     /// Nobody uses what was behind these addresses before, and nobody uses what is there now when
     /// this value is dropped.
     pub unsafe fn map(&self, part: PageRange, memory: Memory<'_>) -> Result<()> {
         self.check("map memory at", part)?;
+        if self.forking == Forking::Inherited && !matches!(memory, Memory::Private) {
+            return Err(Error::os("let children inherit", part.to_string(), Errno::INVAL));
+        }
         let (start, bytes) = (address(part.start), length(part));
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         let private = MapFlags::FIXED | MapFlags::PRIVATE | MapFlags::NORESERVE;
@@ -145,10 +161,11 @@ impl Addresses {
         self.keep_from_children(part)
     }
 
-    /// Whether this is the process that set them apart, and not a forked child.
+    /// Whether they are this process's: the one that set them apart, or a forked child that has
+    /// [inherited](Forking::Inherited) a copy.
     #[must_use]
     pub fn is_of_this_process(&self) -> bool {
-        rustix::process::getpid() == self.process
+        self.forking == Forking::Inherited || rustix::process::getpid() == self.process
     }
 
     fn check(&self, operation: &'static str, part: PageRange) -> Result<()> {
@@ -165,6 +182,9 @@ impl Addresses {
     /// A fork between mapping and this call gives a child the memory all the same, without a byte
     /// in it yet.
     fn keep_from_children(&self, part: PageRange) -> Result<()> {
+        if self.forking == Forking::Inherited {
+            return Ok(());
+        }
         // SAFETY: advice that changes no byte of this process.
         unsafe { rustix::mm::madvise(address(part.start), length(part), Advice::LinuxDontFork) }
             .map_err(|e| Error::os("keep from children", part.to_string(), e))

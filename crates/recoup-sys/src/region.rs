@@ -41,6 +41,8 @@ pub enum OwnAdvice {
     Discard,
     /// `MADV_FREE`: free lazily; contents may become zero until they are written again.
     FreeLazily,
+    /// `MADV_WIPEONFORK` (Linux 4.14): a forked child finds zeroes.
+    WipeOnFork,
 }
 
 impl Region {
@@ -150,6 +152,7 @@ impl Region {
             OwnAdvice::BasePages => Advice::LinuxNoHugepage,
             OwnAdvice::Discard => Advice::LinuxDontNeed,
             OwnAdvice::FreeLazily => Advice::LinuxFree,
+            OwnAdvice::WipeOnFork => Advice::LinuxWipeOnFork,
         };
         let range = PageRange::starting_at(self.pages().start + first, count);
         let fail = |e| Error::os("advise on", range.to_string(), e);

@@ -6,11 +6,10 @@
 
 #![expect(unsafe_code, reason = "memory of a region is handed out as runs")]
 
-use rustix::mm::Advice;
 use rustix::process::{Pid, getpid};
 
-use crate::error::{Error, Result};
-use crate::own::{address, length};
+use crate::error::Result;
+use crate::own::address;
 use crate::pagemap::Run;
 use crate::region::{OwnAdvice, Region};
 use crate::units::{BLOCK, PAGE_BYTES, PageRange, Pages};
@@ -46,11 +45,7 @@ impl Workroom {
         let pages = memory.pages();
         // A huge page would be 2 MiB for some KiB. Refused where there are none.
         let _ = memory.advise(Pages(0), pages.length(), OwnAdvice::BasePages);
-        // SAFETY: the region is this value's own, and what a child sees there it does not rely on.
-        unsafe {
-            rustix::mm::madvise(address(pages.start), length(pages), Advice::LinuxWipeOnFork)
-        }
-        .map_err(|e| Error::os("wipe on fork", pages.to_string(), e))?;
+        memory.advise(Pages(0), pages.length(), OwnAdvice::WipeOnFork)?;
         let mut room = Self { memory, user: getpid() };
         room.enter();
         Ok(room)

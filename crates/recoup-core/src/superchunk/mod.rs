@@ -389,6 +389,12 @@ impl Superchunk {
         });
     }
 
+    /// An extent starts here, in the midst of another.
+    pub(crate) fn split(&mut self, slot: usize) {
+        // No tally asks where an extent starts.
+        self.answers[slot / WORD].starts |= 1 << (slot % WORD);
+    }
+
     /// An extent must stay where it is.
     pub(crate) fn pin(&mut self, slots: Range<usize>) {
         self.change(slots, |answers, mask| answers.pinned |= mask);

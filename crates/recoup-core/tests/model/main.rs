@@ -58,6 +58,10 @@ enum Op {
         pick: usize,
         length: u64,
     },
+    Split {
+        pick: usize,
+        length: u64,
+    },
     Pin {
         pick: usize,
     },
@@ -107,6 +111,7 @@ fn any_op() -> impl Strategy<Value = Op> {
         8 => pick().prop_map(|pick| Free { pick }),
         1 => (0..LIMITS.len(), pick()).prop_map(|(owner, pick)| FreeAs { owner, pick }),
         1 => (pick(), 1_u64..5).prop_map(|(pick, length)| FreePart { pick, length }),
+        2 => (pick(), 0_u64..5).prop_map(|(pick, length)| Split { pick, length }),
         1 => pick().prop_map(|pick| Pin { pick }),
         1 => pick().prop_map(|pick| Unpin { pick }),
         6 => (pick(), order()).prop_map(|(pick, order)| Isolate { pick, order }),
@@ -190,6 +195,7 @@ impl Pair {
                 let part = ChunkRun::new(extent.start(), Chunks(length));
                 part.into_iter().for_each(|part| pair.free(part, holder));
             }),
+            Split { pick, length } => self.with(pick, |pair, it, by| pair.split(it, by, length)),
             Pin { pick } => self.with(pick, |pair, extent, holder| {
                 pair.book.pin(&pair.accounts[index(holder)], extent).expect("its extent");
                 pair.naive.set(extent, |chunk| chunk.state = ChunkState::Pinned);
@@ -324,6 +330,23 @@ impl Pair {
         }
         let free = self.naive.all_that(Chunk::is_takeable).len();
         Refused::Exhausted { asked: Chunks(length), free: Chunks(free as u64) }
+    }
+
+    fn split(&mut self, extent: ChunkRun, holder: OwnerId, length: u64) {
+        let length = Chunks(length);
+        let result = self.book.split(&self.accounts[index(holder)], extent, length);
+        let is_pinned = self.naive.all(extent, |chunk| chunk.state == ChunkState::Pinned);
+        if is_pinned || !(1..extent.length().0).contains(&length.0) {
+            return assert!(result.is_err());
+        }
+        let (first, rest) = result.expect("a part of it");
+        assert_eq!((first.start(), first.length()), (extent.start(), length));
+        assert_eq!(
+            (rest.start(), rest.length()),
+            (extent.start() + length, extent.length() - length)
+        );
+        self.naive.extents.insert(first.start(), (first, holder));
+        self.naive.extents.insert(rest.start(), (rest, holder));
     }
 
     fn free(&mut self, extent: ChunkRun, as_owner: OwnerId) {

@@ -134,6 +134,6 @@ mod tests {
         };
         assert_eq!(with(&[513, 520, 590, 701, 702, 900]), [513, 590, 701, 900]);
         assert_eq!(with(&[701]), [701]);
-        assert_eq!(with(&[650]), [], "written again meanwhile: it is no neighbour");
+        assert_eq!(with(&[650]), [0_u64; 0], "written again meanwhile: it is no neighbour");
     }
 }

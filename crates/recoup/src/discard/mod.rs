@@ -30,7 +30,6 @@
 mod bell;
 mod book;
 mod edge;
-mod inside;
 #[cfg(all(test, loom))]
 mod orders;
 mod owned;
@@ -54,12 +53,12 @@ pub use recoup_sys::{Error, Result};
 pub use worker::Worker;
 
 use crate::Headroom;
+use crate::inside::Inside;
 use crate::sync::{Mutex, MutexGuard};
 
 use bell::Bell;
 use book::{Book, Due, Mapped, Seen};
 use edge::Edge;
-use inside::Inside;
 
 /// When huge pages of which a part was given back are split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::fmt;
 use recoup_core::superchunk::ChunkState;
 use recoup_core::units::{CHUNK_BYTES, CHUNKS_PER_SUPERCHUNK, PAGES_PER_CHUNK};
 use recoup_core::{ChunkRun, Chunks, OwnerId, Superchunk, SuperchunkIdx};
-use recoup_sys::pagemap::{Pagemap, Word};
+use recoup_sys::pagemap::{Pagemap, Query, Run, Word};
 use recoup_sys::{PageIdx, PageRange, Pages};
 
 use super::Pool;
@@ -73,7 +73,7 @@ impl Pool {
     ///
     /// Costs 5 ms a gigabyte that is in memory. Meanwhile nobody can allocate from the gigabyte that is
     /// looked at. Needs no privilege. What other processes map on purpose, as a virtual machine's
-    /// back ends do, is reported as shared.
+    /// back ends do, is reported as shared; and before Linux 6.7, what was read but never written, too.
     ///
     /// # Errors
     /// `/proc/self/pagemap` cannot be read.
@@ -166,7 +166,7 @@ impl Zone {
                 let run = mapping::part(at, slot..slot + 1);
                 let pages = self.mapping().pages(run);
                 pagemap.read(pages.start, &mut words)?;
-                check_words(pages, &words, audit);
+                check_words(pagemap, pages, &words, audit);
                 if superchunk.state(slot) == ChunkState::Cold && !whole_page {
                     check_absence(pages, &words, audit);
                 }
@@ -177,12 +177,21 @@ impl Zone {
 }
 
 /// Pages are nobody else's. The first of a chunk that is stands for all.
-fn check_words(pages: PageRange, words: &[u64], audit: &mut Audit) {
-    let is_present = |(word, _): &(Word, PageIdx)| word.has(Word::PRESENT);
-    audit.present += Pages(numbered(pages, words).filter(is_present).count() as u64);
-    let mut present = numbered(pages, words).filter(is_present);
-    let shared = present.find(|(word, _)| !word.has(Word::EXCLUSIVE));
-    audit.violations.extend(shared.map(|(_, page)| Violation::Shared(page)));
+fn check_words(pagemap: &Pagemap, pages: PageRange, words: &[u64], audit: &mut Audit) {
+    let present = || numbered(pages, words).filter(|(word, _)| word.has(Word::PRESENT));
+    let shared = || present().filter(|(word, _)| !word.has(Word::EXCLUSIVE));
+    audit.present += Pages(present().count() as u64);
+    if shared().next().is_none() {
+        return;
+    }
+    // What was read and never written is the zero page, which everybody has.
+    let mut runs = [Run::default(); PAGES_PER_CHUNK / 2];
+    let zero = pagemap.find(Query::Zero, pages, &mut runs).map(|found| found.runs);
+    let is_zero = |page| zero.is_ok_and(|runs| runs.iter().any(|run| run.range().contains(page)));
+    audit.present =
+        Pages(audit.present.0 - shared().filter(|(_, page)| is_zero(*page)).count() as u64);
+    let first = shared().find(|(_, page)| !is_zero(*page));
+    audit.violations.extend(first.map(|(_, page)| Violation::Shared(page)));
 }
 
 /// There are no pages.

@@ -51,6 +51,11 @@ impl Extent {
         self.span.pages()
     }
 
+    #[cfg(feature = "vm")]
+    pub(super) fn place(&self) -> (&Holder, Place) {
+        (&self.holder, self.place)
+    }
+
     /// Puts memory behind all of it, by so many threads, in slices of at least 32 MiB. Changes no byte.
     ///
     /// # Errors

@@ -5,8 +5,8 @@
 use std::ptr::NonNull;
 
 use recoup_core::units::{CHUNK_BYTES, CHUNKS_PER_SUPERCHUNK, SUPERCHUNK_BYTES};
-use recoup_core::{ChunkRun, Chunks, SuperchunkIdx};
-use recoup_sys::addresses::Addresses;
+use recoup_core::{ChunkIdx, ChunkRun, Chunks, SuperchunkIdx};
+use recoup_sys::addresses::{Addresses, Forking};
 use recoup_sys::own::{Backing, Released};
 use recoup_sys::{Bytes, PageIdx, PageRange, Result};
 
@@ -20,9 +20,10 @@ pub(super) struct Mapping {
 
 impl Mapping {
     /// Sets addresses apart for this many superchunks.
-    pub(super) fn reserve(superchunks: u64) -> Result<Self> {
+    pub(super) fn reserve(superchunks: u64, forking: Forking) -> Result<Self> {
         let length = Bytes(superchunks.saturating_mul(SUPERCHUNK_BYTES));
-        Addresses::reserve(length, Bytes(SUPERCHUNK_BYTES)).map(|addresses| Self { addresses })
+        let addresses = Addresses::reserve(length, Bytes(SUPERCHUNK_BYTES), forking)?;
+        Ok(Self { addresses })
     }
 
     /// Puts a gigabyte behind a superchunk's addresses.
@@ -75,7 +76,18 @@ impl Mapping {
         PageRange::starting_at(start, Bytes(length as u64).whole_pages())
     }
 
-    /// Whether this is the process that has the memory, and not a forked child.
+    /// All addresses, whether memory is behind them or not.
+    pub(super) fn addresses(&self) -> PageRange {
+        self.addresses.pages()
+    }
+
+    /// The chunk that an address is in.
+    pub(super) fn chunk_at(&self, place: NonNull<u8>) -> ChunkIdx {
+        let offset = place.as_ptr().addr() as u64 - self.addresses.pages().start.address();
+        ChunkIdx(offset >> CHUNK_SHIFT)
+    }
+
+    /// Whether this is the process that has the memory, and not a forked child that has none.
     pub(super) fn is_of_this_process(&self) -> bool {
         self.addresses.is_of_this_process()
     }

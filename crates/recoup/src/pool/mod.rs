@@ -18,7 +18,7 @@
 //!
 //! 1. A byte belongs to one owner at a time, and is reached only through its [`Extent`] or
 //!    [`Movable`]. What somebody else had is zeroed before an owner gets it.
-//! 2. A forked child has none of it.
+//! 2. A forked child has none of it, unless its [source](Thp::inherited) says so.
 //! 3. What is refused changes nothing, and nothing is handed out that the kernel would refuse at the
 //!    first touch.
 //! 4. An extent stays where it is; a movable one goes where a compaction needs it, but never while
@@ -32,17 +32,23 @@
 //! | `zone` | a part of the pool with a book of its own |
 //! | `owner`, `spares`, `desks` | who has memory, what is kept at hand, chunks in base pages |
 //! | `extent`, `movable` | the memory itself |
+//! | `zeroed`, `blocks`, `allocator`, `global` | memory for collections, and for a whole program |
+//! | `vm` | a virtual machine's memory |
 //! | `returns`, `bell` | what is free goes back to the source |
 //! | `compact` | sparse gigabytes become empty |
 //! | `audit` | the books against each other and against the kernel |
 
+#[cfg(feature = "allocator-api2")]
+mod allocator;
 mod audit;
 mod bell;
+mod blocks;
 mod budget;
 mod compact;
 mod desks;
 mod error;
 mod extent;
+mod global;
 mod mapping;
 mod movable;
 mod owner;
@@ -50,6 +56,9 @@ mod returns;
 pub mod source;
 mod spares;
 mod usage;
+#[cfg(feature = "vm")]
+mod vm;
+mod zeroed;
 mod zone;
 mod zones;
 
@@ -57,11 +66,14 @@ pub use audit::{Audit, Violation};
 pub use compact::Compaction;
 pub use error::{Error, Result};
 pub use extent::Extent;
+pub use global::{Large, LargeOptions};
 pub use movable::{Movable, NotPinned, Reading, Writing};
 pub use owner::{Owner, OwnerOptions};
 pub use returns::{Background, ReturnSettings, Returned};
 pub use source::{External, HugeTlb, Source, Thp};
 pub use usage::Usage;
+#[cfg(feature = "vm")]
+pub use vm::{GuestMemory, GuestRegion};
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};

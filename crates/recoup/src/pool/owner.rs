@@ -193,7 +193,7 @@ impl Owner {
         self.0.local().account.set_limit(Chunks(quota.0 / CHUNK_BYTES));
     }
 
-    fn extent(&self, span: Span, place: Place) -> Extent {
+    pub(super) fn extent(&self, span: Span, place: Place) -> Extent {
         Extent::new(Arc::clone(&self.0), span, place)
     }
 }
@@ -221,7 +221,10 @@ impl Holder {
     }
 
     /// Tries once more after all that is kept at hand went back, if it was for want of room.
-    fn with_room<T>(&self, mut get: impl FnMut(&Zone, &mut Local) -> Result<T>) -> Result<T> {
+    pub(super) fn with_room<T>(
+        &self,
+        mut get: impl FnMut(&Zone, &mut Local) -> Result<T>,
+    ) -> Result<T> {
         let first = get(&self.zone, &mut self.local());
         match first {
             Err(Error::Quota(_)) => self.give_up_spares(),

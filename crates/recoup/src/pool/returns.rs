@@ -9,6 +9,8 @@ use recoup_core::hints::{BATCH, Due, Settings, Stats, Worker};
 use recoup_core::units::PAGE_SHIFT;
 use recoup_sys::Bytes;
 
+use crate::inside::Inside;
+
 use super::bell::Call;
 use super::source::Returns;
 use super::zone::{Zone, return_order};
@@ -193,6 +195,8 @@ impl<'a> Thread<'a> {
     }
 
     fn run(mut self) -> Returned {
+        // The program's allocator may be over this pool, whose locks are held here.
+        let _inside = Inside::enter();
         let mut next_look = self.settings.deadline;
         loop {
             let next_hint = self.follow_hints();

@@ -75,7 +75,7 @@ impl Zone {
         let kind = source.kind();
         let superchunks = budget.limit();
         let map = |error| Error::Source { name: kind.name, advice: ADDRESSES, source: error };
-        let mapping = Mapping::reserve(superchunks).map_err(map)?;
+        let mapping = Mapping::reserve(superchunks, kind.forking).map_err(map)?;
         let storage = (0..superchunks).map(|_| Superchunk::default()).collect();
         let order = return_order(kind);
         let hints = (superchunks << (SUPERCHUNK_ORDER - order)).div_ceil(64);
@@ -100,6 +100,12 @@ impl Zone {
 
     pub(super) fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// What stands behind a superchunk.
+    #[cfg(feature = "vm")]
+    pub(super) fn gigabyte(&self, at: SuperchunkIdx) -> Option<Gigabyte> {
+        self.state().gigabytes.get(&at).cloned()
     }
 
     /// How its memory is given back.
@@ -265,6 +271,16 @@ impl Zone {
             }
             state = self.state();
         }
+    }
+
+    /// Makes two extents of one: its first chunks, and the rest.
+    pub(super) fn split(
+        &self,
+        account: &Account,
+        run: ChunkRun,
+        length: Chunks,
+    ) -> Option<(ChunkRun, ChunkRun)> {
+        self.state().book.split(account, run, length).ok()
     }
 
     /// Hints what was freed.

@@ -9,7 +9,7 @@ use recoup_sys::units::PAGE;
 use recoup_sys::{Bytes, Error, Result};
 
 use super::files::{Gigabytes, Growth};
-use super::{Arrival, Gigabyte, Kind, Returns, Source};
+use super::{Arrival, Forking, Gigabyte, Kind, Returns, Source};
 
 /// A DAX device, or any file that can be mapped, of which the pool has the whole gigabytes.
 ///
@@ -50,6 +50,7 @@ impl Source for External {
             backing: Backing::Used,
             arrival: Arrival::OnTouch,
             returns: self.returns,
+            forking: Forking::Withheld,
         }
     }
 

@@ -9,7 +9,7 @@ use recoup_sys::units::{BLOCK, PMD_TABLE_SPAN};
 use recoup_sys::{Bytes, Error, Result};
 
 use super::files::{Gigabytes, Growth};
-use super::{Arrival, Gigabyte, Kind, Returns, Source};
+use super::{Arrival, Forking, Gigabyte, Kind, Returns, Source};
 
 /// Hugetlb pages, which somebody has set apart before (`recoup pool reserve`, or the boot parameter
 /// `hugepages=`). They are never swapped, split or migrated, and with the vmemmap optimisation their
@@ -101,6 +101,7 @@ impl Source for HugeTlb {
             backing: Backing::OnTouch,
             arrival: Arrival::Fetched,
             returns: Returns::Extents,
+            forking: Forking::Withheld,
         }
     }
 

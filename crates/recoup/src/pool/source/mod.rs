@@ -19,6 +19,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use recoup_core::superchunk::Backing;
+pub use recoup_sys::addresses::Forking;
 use recoup_sys::addresses::Memory;
 use recoup_sys::{Bytes, Result};
 
@@ -50,6 +51,8 @@ pub struct Kind {
     pub arrival: Arrival,
     /// What can be given back.
     pub returns: Returns,
+    /// What a forked child gets of it.
+    pub forking: Forking,
 }
 
 /// How memory comes to stand behind addresses.

@@ -8,19 +8,33 @@ use recoup_sys::{Bytes, Error, Result};
 use rustix::fs::MemfdFlags;
 
 use super::files::{Gigabytes, Growth};
-use super::{Arrival, Gigabyte, Kind, Returns, Source};
+use super::{Arrival, Forking, Gigabyte, Kind, Returns, Source};
 
 /// Memory of the machine that needs no privilege and no set-up. It comes in transparent huge pages
 /// where the host has them (`/sys/kernel/mm/transparent_hugepage/enabled` at `always` or `madvise`; for
 /// shared memory `shmem_enabled`), else in base pages.
 #[derive(Debug)]
-pub struct Thp(Option<Gigabytes>);
+pub struct Thp {
+    shared: Option<Gigabytes>,
+    forking: Forking,
+}
 
 impl Thp {
     /// Private anonymous memory.
     #[must_use]
     pub fn private() -> Self {
-        Self(None)
+        Self { shared: None, forking: Forking::Withheld }
+    }
+
+    /// The same, of which forked children get a copy: for what has to be there in a child too, as
+    /// everything that a program's allocator hands out.
+    ///
+    /// While such a child lives, its pages are not the pool's alone: an [audit](crate::pool::Pool::audit)
+    /// says so, and huge pages come apart as they are written. The child may use the pool like
+    /// any other data with locks in it: only if no other thread was using it at the time of the fork.
+    #[must_use]
+    pub fn inherited() -> Self {
+        Self { shared: None, forking: Forking::Inherited }
     }
 
     /// Memory of a memfd, which a virtual machine's other processes can map (vhost-user).
@@ -30,27 +44,29 @@ impl Thp {
     pub fn shared() -> Result<Self> {
         let file = rustix::fs::memfd_create("recoup-pool", MemfdFlags::CLOEXEC)
             .map_err(|e| Error::os("make", "a memfd", e))?;
-        Ok(Self(Some(Gigabytes::new(File::from(file), Bytes(0), None, Growth::AsAskedFor))))
+        let files = Gigabytes::new(File::from(file), Bytes(0), None, Growth::AsAskedFor);
+        Ok(Self { shared: Some(files), forking: Forking::Withheld })
     }
 }
 
 impl Source for Thp {
     fn kind(&self) -> Kind {
         Kind {
-            name: if self.0.is_none() { "private memory" } else { "a memfd" },
+            name: if self.shared.is_none() { "private memory" } else { "a memfd" },
             page: PAGE,
             backing: Backing::OnTouch,
             arrival: Arrival::OnTouch,
             returns: Returns::Extents,
+            forking: self.forking,
         }
     }
 
     fn take(&self) -> Result<Gigabyte> {
-        self.0.as_ref().map_or(Ok(Gigabyte::Private), Gigabytes::take)
+        self.shared.as_ref().map_or(Ok(Gigabyte::Private), Gigabytes::take)
     }
 
     fn put_back(&self, gigabyte: Gigabyte) {
-        if let Some(files) = &self.0 {
+        if let Some(files) = &self.shared {
             files.put_back(&gigabyte);
         }
     }

@@ -1,0 +1,39 @@
+//! Memory that holds zeroes, without touching what does anyway.
+
+use recoup_core::bits::Bits512;
+use recoup_core::book::Grant;
+use recoup_core::{Alignment, Chunks};
+
+use super::error::Result;
+use super::extent::{Extent, Place};
+use super::owner::Owner;
+use super::zone::CHUNK;
+
+impl Owner {
+    /// As [`chunks`](Self::chunks), and holding zeroes. What the owner had there before is overwritten,
+    /// at the speed of memset(3); memory that comes from the source is zero, and stays untouched.
+    ///
+    /// # Errors
+    /// The quota, the pool or its source is exhausted; or no extent has that length.
+    pub fn zeroed_chunks(&self, length: Chunks) -> Result<Extent> {
+        let (mut span, run, own) = self.0.with_room(|zone, local| {
+            local.is_active = true;
+            if length == Chunks(1)
+                && let Some((span, run)) = local.spares.take()
+            {
+                return Ok((span, run, Bits512::FULL));
+            }
+            let granted = zone.allocate(&mut local.account, length, Alignment::Natural)?;
+            let Grant { extent: run, foreign, cold } = granted.grant;
+            let span = zone.prepare(&mut local.account, granted)?;
+            Ok((span, run, !(foreign | cold)))
+        })?;
+        // Others need not wait for this.
+        for (slot, chunk) in run.slots().zip(span.as_mut_slice().chunks_mut(CHUNK)) {
+            if own.contains(slot) {
+                chunk.fill(0);
+            }
+        }
+        Ok(self.extent(span, Place::Chunks(run)))
+    }
+}

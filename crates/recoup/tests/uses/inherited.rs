@@ -1,0 +1,81 @@
+//! What forked children have.
+
+#![expect(unsafe_code, reason = "the test forks")]
+
+use recoup::pool::source::{Gigabyte, Kind, Source};
+use recoup::pool::{Error, Extent, Pool, Thp};
+use recoup_core::Chunks;
+use recoup_sys::Bytes;
+
+use super::{GIB, pool_of};
+
+/// How a child ends that does this.
+fn in_child(work: impl FnOnce() -> bool) -> i32 {
+    // SAFETY: the child touches its memory and ends, without a lock that another thread may have.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        let status = i32::from(!work());
+        // SAFETY: ends the child.
+        unsafe { libc::_exit(status) };
+    }
+    let mut status = 0;
+    // SAFETY: the child of this call.
+    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+    status
+}
+
+fn first_byte(extent: &Extent) -> u8 {
+    // SAFETY: mapped in this process, or the signal that the test is about.
+    unsafe { extent.as_ptr().read_volatile() }
+}
+
+#[test]
+fn a_child_has_copies_only_where_the_source_says_so() {
+    let (_pool, owner) = pool_of(Thp::private(), Bytes(GIB));
+    let mut withheld = owner.chunk().expect("room");
+    withheld.fill(7);
+    let status = in_child(|| first_byte(&withheld) == 7);
+    assert!(libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGSEGV);
+
+    let (pool, owner) = pool_of(Thp::inherited(), Bytes(GIB));
+    let mut extent = owner.chunk().expect("room");
+    extent.fill(7);
+    let status = in_child(|| {
+        let mut more = owner.chunks(Chunks(3)).expect("room");
+        more.fill(8);
+        let kept = first_byte(&extent) == 7;
+        // SAFETY: this process's copy.
+        unsafe { extent.as_ptr().write_volatile(9) };
+        drop(more);
+        pool.trim();
+        kept && owner.zeroed_chunks(Chunks(3)).is_ok_and(|all| all.iter().all(|&it| it == 0))
+    });
+    assert_eq!(status, 0);
+    assert!(extent.iter().all(|&byte| byte == 7), "the parent's own");
+    assert_eq!(pool.audit().expect("pagemap").violations, []);
+}
+
+/// Shared memory that children should get a copy of, which cannot be.
+#[derive(Debug)]
+struct Impossible(Thp);
+
+impl Source for Impossible {
+    fn kind(&self) -> Kind {
+        Kind { forking: Thp::inherited().kind().forking, ..self.0.kind() }
+    }
+
+    fn take(&self) -> recoup_sys::Result<Gigabyte> {
+        self.0.take()
+    }
+
+    fn put_back(&self, gigabyte: Gigabyte) {
+        self.0.put_back(gigabyte);
+    }
+}
+
+#[test]
+fn shared_memory_is_not_inherited() {
+    let pool = Pool::new(Impossible(Thp::shared().expect("a memfd")), Bytes(GIB));
+    let owner = pool.owner(recoup::pool::OwnerOptions::default()).expect("an owner");
+    assert!(matches!(owner.chunk(), Err(Error::Source { .. })));
+}

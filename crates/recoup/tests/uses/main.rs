@@ -1,0 +1,45 @@
+//! What a pool is used for: collections, memory that is there before it is touched, virtual machines.
+//! What is in memory is read from `pagemap` and smaps.
+
+#[cfg(feature = "allocator-api2")]
+mod allocator;
+mod inherited;
+mod prefault;
+#[cfg(feature = "vm")]
+mod vm;
+mod zeroed;
+
+use recoup::pool::{Owner, OwnerOptions, Pool, Source};
+use recoup_sys::Bytes;
+use recoup_testkit::kernel::smaps_bytes_in;
+
+const MIB: u64 = 1 << 20;
+#[cfg(any(feature = "allocator-api2", feature = "vm"))]
+const CHUNK: u64 = 2 << 20;
+const GIB: u64 = 1 << 30;
+
+fn pool_of(source: impl Source + 'static, limit: Bytes) -> (Pool, Owner) {
+    let pool = Pool::new(source, limit);
+    let owner = pool.owner(OwnerOptions::default()).expect("an owner");
+    (pool, owner)
+}
+
+fn own_pid() -> i32 {
+    i32::try_from(std::process::id()).expect("a pid")
+}
+
+/// What is in memory of the whole gigabyte around an address.
+fn resident_around(start: *const u8) -> u64 {
+    let start = start.addr() as u64 / GIB * GIB;
+    smaps_bytes_in(own_pid(), start..start + GIB, "Rss")
+}
+
+/// Numbers without a pattern, always the same (xorshift64).
+#[cfg(feature = "allocator-api2")]
+fn numbers(seed: u64) -> impl Iterator<Item = u64> {
+    std::iter::successors(Some(seed), |&x| {
+        let x = x ^ x << 13;
+        let x = x ^ x >> 7;
+        Some(x ^ x << 17)
+    })
+}
