@@ -26,6 +26,14 @@ pub enum Error {
         /// What was wrong with it.
         detail: String,
     },
+    /// What was asked for is not to be had here as things are.
+    #[error("{what}: {remedy}")]
+    Unavailable {
+        /// What was attempted, and why it cannot be.
+        what: String,
+        /// What to do about it.
+        remedy: String,
+    },
     /// No process has this number, or it ended meanwhile.
     #[error("no process {0}: it has ended, never existed, or is the number of a thread")]
     NoSuchProcess(i32),
@@ -54,7 +62,7 @@ impl Error {
         match self {
             Self::NoSuchProcess(_) | Self::AddressSpaceGone => true,
             Self::Os { source, .. } => source.raw_os_error() == Some(libc::ESRCH),
-            Self::Malformed { .. } => false,
+            Self::Malformed { .. } | Self::Unavailable { .. } => false,
         }
     }
 

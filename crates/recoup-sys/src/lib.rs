@@ -23,6 +23,7 @@
 //! | [`userfault`], [`workroom`] | userfaultfd(2), the fence made of it, and memory of its user's own |
 //! | [`pressure`] | pressure stall information |
 //! | [`cgroup`] | memory controller of cgroup v1 and v2 |
+//! | [`numa`] | nodes, and the memory of one: move_pages(2), mbind(2) |
 //! | [`urgency`] | how soon a thread gets a processor |
 //! | [`thp`], [`hugetlb`], [`vmstat`] | host-wide settings and counters |
 //! | [`features`] | what this kernel and these privileges allow, probed once |
@@ -42,6 +43,7 @@ pub mod kpage;
 pub mod madvise;
 pub mod mapped;
 pub mod maps;
+pub mod numa;
 pub mod own;
 #[cfg(target_arch = "x86_64")]
 pub mod own_maps;

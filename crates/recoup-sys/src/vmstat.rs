@@ -9,6 +9,8 @@ use crate::error::{Error, Result};
 use crate::procfile;
 use crate::units::Bytes;
 
+const MEMINFO: &str = "/proc/meminfo";
+
 /// A snapshot of the counters.
 #[derive(Clone, Debug, Default)]
 pub struct VmStat(HashMap<String, u64>);
@@ -37,10 +39,20 @@ impl VmStat {
 /// # Errors
 /// Where `/proc/meminfo` cannot be read.
 pub fn available() -> Result<Bytes> {
-    let path = Path::new("/proc/meminfo");
-    let info: Meminfo = procfile::read_parsed(path)?;
-    let available = info.mem_available.ok_or_else(|| {
-        Error::malformed(path.display().to_string(), "it has no MemAvailable (Linux 3.14)")
-    })?;
+    let available = meminfo()?
+        .mem_available
+        .ok_or_else(|| Error::malformed(MEMINFO, "it has no MemAvailable (Linux 3.14)"))?;
     Ok(Bytes(available))
+}
+
+/// Memory of the host that the kernel did not take for itself at boot (`MemTotal`).
+///
+/// # Errors
+/// Where `/proc/meminfo` cannot be read.
+pub fn total() -> Result<Bytes> {
+    Ok(Bytes(meminfo()?.mem_total))
+}
+
+fn meminfo() -> Result<Meminfo> {
+    procfile::read_parsed(Path::new(MEMINFO))
 }
