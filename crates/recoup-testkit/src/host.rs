@@ -14,7 +14,7 @@ const JOURNAL: &str = "/run/recoup-host-settings.lock";
 /// says what.
 #[derive(Debug)]
 pub struct HostSetting {
-    before: Vec<(PathBuf, String)>,
+    settings: Vec<Setting>,
     journal: File,
 }
 
@@ -46,6 +46,14 @@ impl HostSetting {
     /// If one cannot be read or written.
     #[must_use]
     pub fn set_all(settings: &[(&str, &str)]) -> Self {
+        Self::set_as_found(|| {
+            settings.iter().map(|(path, value)| Setting::new(path, value)).collect()
+        })
+    }
+
+    /// Writes settings to values that follow from what is found: `settings` is asked once nobody else
+    /// changes any.
+    pub(crate) fn set_as_found(settings: impl FnOnce() -> Vec<Setting>) -> Self {
         let mut journal = File::options()
             .read(true)
             .write(true)
@@ -56,20 +64,37 @@ impl HostSetting {
         rustix::fs::flock(&journal, rustix::fs::FlockOperation::LockExclusive)
             .expect("the lock file of host settings can be locked");
         put_back(&mut journal);
-        let before = settings.iter().map(|(path, _)| (PathBuf::from(path), current(path)));
-        let before: Vec<(PathBuf, String)> = before.collect();
-        for (path, value) in &before {
-            writeln!(journal, "{}={value}", path.display()).expect("the journal can be written");
+        let settings = settings();
+        for Setting { path, before, .. } in &settings {
+            writeln!(journal, "{}={before}", path.display()).expect("the journal can be written");
         }
-        let guard = Self { before, journal };
-        settings.iter().for_each(|(path, value)| write(Path::new(path), value));
+        let guard = Self { settings, journal };
+        guard.settings.iter().for_each(|setting| write(&setting.path, &setting.value));
         guard
+    }
+}
+
+/// What is to be changed.
+#[derive(Debug)]
+pub(crate) struct Setting {
+    /// The file.
+    pub(crate) path: PathBuf,
+    /// What to write to have it again as it was: for some files not what they show.
+    pub(crate) before: String,
+    /// What to write.
+    pub(crate) value: String,
+}
+
+impl Setting {
+    /// One that shows what has to be written to it.
+    pub(crate) fn new(path: &str, value: &str) -> Self {
+        Self { path: path.into(), before: current(path), value: value.to_owned() }
     }
 }
 
 impl Drop for HostSetting {
     fn drop(&mut self) {
-        self.before.iter().for_each(|(path, value)| write(path, value));
+        self.settings.iter().for_each(|setting| write(&setting.path, &setting.before));
         clear(&mut self.journal);
     }
 }

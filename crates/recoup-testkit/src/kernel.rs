@@ -73,8 +73,28 @@ pub fn vmstat(name: &str) -> u64 {
 /// If it cannot be read.
 #[must_use]
 pub fn available_bytes() -> u64 {
-    let text = fs::read_to_string("/proc/meminfo").expect("/proc/meminfo");
-    sum_of_fields(&text, "MemAvailable")
+    meminfo_bytes("MemAvailable")
+}
+
+/// A field of `/proc/meminfo` in bytes, 0 where it is absent.
+///
+/// # Panics
+/// If it cannot be read.
+#[must_use]
+pub fn meminfo_bytes(field: &str) -> u64 {
+    sum_of_fields(&fs::read_to_string("/proc/meminfo").expect("/proc/meminfo"), field)
+}
+
+/// A number that sysfs tells of the host's pool of hugetlb pages of a size, like `free_hugepages`;
+/// nothing where the kernel has no such pages.
+///
+/// # Panics
+/// If it is no number.
+#[must_use]
+pub fn hugetlb(page_bytes: u64, file: &str) -> Option<u64> {
+    let pool = format!("/sys/kernel/mm/hugepages/hugepages-{}kB", page_bytes >> 10);
+    let text = fs::read_to_string(format!("{pool}/{file}")).ok()?;
+    Some(text.trim().parse().expect("a number"))
 }
 
 /// The running kernel's version as (major, minor).

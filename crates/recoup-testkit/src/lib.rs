@@ -5,6 +5,7 @@
 
 pub mod figure;
 pub mod host;
+pub mod hugepages;
 pub mod kernel;
 pub mod ratio;
 pub mod require;
@@ -12,4 +13,5 @@ pub mod workload;
 
 pub use figure::{Figure, Size};
 pub use host::HostSetting;
+pub use hugepages::HugePages;
 pub use workload::Workload;

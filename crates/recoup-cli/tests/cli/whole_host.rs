@@ -2,8 +2,9 @@
 
 use std::process::{Command, Stdio};
 
+use recoup_sys::units::BLOCK;
 use recoup_testkit::workload::built;
-use recoup_testkit::{HostSetting, Workload, kernel, require};
+use recoup_testkit::{HugePages, Workload, kernel, require};
 
 use crate::{document, recoup, text};
 
@@ -62,16 +63,14 @@ fn state_of(pid: i32) -> char {
 #[test]
 fn idle_hugetlb_pages_are_shown_with_what_their_struct_pages_cost() {
     require!(kernel::is_root(), "root");
-    let pool = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
-    require!(std::path::Path::new(pool).exists(), "hugetlb pages of 2 MiB");
-    let _pages = HostSetting::set(pool, "3");
-    let got: u64 =
-        std::fs::read_to_string(pool).expect("the pool").trim().parse().expect("a number");
-    require!(got == 3, "three free 2 MiB pages");
+    let pages = HugePages::reserve(&[(BLOCK, 3)]);
+    require!(pages.is_ok(), "three free 2 MiB pages");
     let report = document(&["report", "--json", "--pid", &std::process::id().to_string()]);
     let pools = report["host"]["hugetlb_pools"].as_array().expect("a list");
-    let pool = pools.iter().find(|pool| pool["page_bytes"] == 2 << 20).expect("the pool");
-    assert_eq!(pool["idle_bytes"], 3 * (2 << 20));
-    assert_eq!(pool["struct_pages_plain_bytes"], 3 * 512 * 64);
-    assert_eq!(pool["struct_pages_optimised_bytes"], 3 * 4096);
+    let pool = pools.iter().find(|pool| pool["page_bytes"] == BLOCK.0).expect("the pool");
+    let total = kernel::hugetlb(BLOCK.0, "nr_hugepages").expect("the pool");
+    let idle = pool["idle_bytes"].as_u64().expect("a number");
+    assert!(3 * BLOCK.0 <= idle && idle <= total * BLOCK.0, "{idle}");
+    assert_eq!(pool["struct_pages_plain_bytes"], total * 512 * 64);
+    assert_eq!(pool["struct_pages_optimised_bytes"], total * 4096);
 }

@@ -6,7 +6,7 @@ use recoup_reclaim::plan::Kind;
 use recoup_reclaim::{Mode, Reason};
 use recoup_testkit::host::{MAX_PTES_NONE, THP_ENABLED};
 use recoup_testkit::workload::{charge, own_cgroup};
-use recoup_testkit::{HostSetting, Workload, kernel, require};
+use recoup_testkit::{HostSetting, HugePages, Workload, kernel, require};
 
 /// Pages of the regions that tests use: 64 MiB.
 const PAGES: u64 = 16384;
@@ -351,11 +351,8 @@ fn small_memory_is_enough_to_find_holes_and_give_them_back() {
 #[test]
 fn hugetlb_memory_is_recognised_by_its_page_size_and_no_table_of_it_is_called_empty() {
     require!(kernel::is_root(), "root");
-    let pool = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
-    require!(std::path::Path::new(pool).exists(), "hugetlb pages of 2 MiB");
-    let _pages = HostSetting::set(pool, "4");
-    let got = std::fs::read_to_string(pool).expect("the pool");
-    require!(got.trim() == "4", "four free 2 MiB pages");
+    let pages = HugePages::reserve(&[(recoup_sys::units::BLOCK, 4)]);
+    require!(pages.is_ok(), "four free 2 MiB pages");
     let mut workload = Workload::start();
     let before = report(&workload);
     let addresses = workload.map(&format!("hugetlb h {}", 4 * BLOCK));

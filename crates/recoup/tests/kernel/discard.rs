@@ -10,7 +10,7 @@ use recoup_sys::region::{OwnAdvice, Region};
 use recoup_sys::units::BLOCK;
 use recoup_sys::{Bytes, Pages};
 use recoup_testkit::workload::InOwnCgroup;
-use recoup_testkit::{HostSetting, kernel, require};
+use recoup_testkit::{HostSetting, HugePages, kernel, require};
 
 use crate::common::{HUGE_PAGES, MIB, Numbers, PER_BLOCK, fill, huge, mark, marked, smaps};
 
@@ -247,25 +247,20 @@ fn shared_memory_is_given_back_for_everybody_at_once() {
 #[test]
 fn whole_hugetlb_pages_go_back_to_their_pool_and_parts_stay() {
     require!(kernel::is_root(), "root");
-    let pool = "/proc/sys/vm/nr_hugepages";
-    let _pages = HostSetting::set(pool, "8");
-    let free = || free_hugetlb_pages();
-    require!(free() == 8, "eight free hugetlb pages");
+    let pages = HugePages::reserve(&[(BLOCK, 8)]);
+    require!(pages.is_ok(), "eight free hugetlb pages");
+    let free = || kernel::hugetlb(BLOCK.0, "free_hugepages").expect("the pool");
+    let at_first = free();
     for backing in [Backing::HugeTlbPrivate(BLOCK), Backing::HugeTlbShared(BLOCK)] {
         let mut region = Region::of(backing, Bytes(4 * BLOCK.0)).expect("hugetlb memory");
         fill(&mut region);
-        assert_eq!(free(), 4);
+        assert_eq!(free(), at_first - 4);
         // The first and the last are covered in part only.
         let released = region.release(Pages(1), Pages(4 * PER_BLOCK - 2));
         Discarder::new().discard(released, Sync).expect("given back");
-        assert_eq!(free(), 6);
+        assert_eq!(free(), at_first - 2);
         assert_eq!((marked(&region, 1), marked(&region, PER_BLOCK)), (2, 0));
     }
-}
-
-fn free_hugetlb_pages() -> u64 {
-    let path = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
-    std::fs::read_to_string(path).map_or(0, |text| text.trim().parse().unwrap_or(0))
 }
 
 #[test]
