@@ -130,7 +130,6 @@ fn a_pinned_extent_keeps_its_bytes_and_its_place() {
 }
 
 #[test]
-#[expect(unsafe_code, reason = "somebody writes where nobody has anything")]
 fn an_audit_finds_memory_that_nobody_was_given() {
     let pool = Pool::new(Thp::private(), Bytes(GIB));
     let owner = pool.owner(OwnerOptions::default()).expect("owner");

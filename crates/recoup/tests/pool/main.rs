@@ -1,3 +1,7 @@
 //! The pool on the real kernel. What is in memory is read from `pagemap` and smaps.
 
+#![expect(unsafe_code, reason = "tests fork, and do what an owner must not do")]
+
 mod basics;
+mod common;
+mod leftovers;
