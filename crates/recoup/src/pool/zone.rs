@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use recoup_core::book::Grant;
 use recoup_core::hints::{Extent, Fate, FreeMemory, HintMap, Return, Word};
-use recoup_core::refusal::Refused;
+use recoup_core::refusal::{NotYours, Refused};
 use recoup_core::units::{CHUNK_ORDER, CHUNKS_PER_SUPERCHUNK, SUPERCHUNK_ORDER};
 use recoup_core::{Account, Alignment, ChunkIdx, ChunkRun, Chunks, PoolBook};
 use recoup_core::{Superchunk, SuperchunkIdx};
@@ -209,15 +209,24 @@ impl Zone {
     /// Takes back extents that nobody has used.
     pub(super) fn cancel(&self, account: &mut Account, granted: impl IntoIterator<Item = Granted>) {
         for Granted { span: _, grant } in granted {
-            // What could be fetched goes back: it counts as cold.
-            if self.kind.arrival == Arrival::Fetched {
-                self.drop_cold(&grant);
-            }
-            let mut state = self.state();
-            state.movables.remove(&grant.extent.start());
-            let result = state.book.cancel(account, &grant);
-            debug_assert!(result.is_ok(), "an extent that was just handed out: {result:?}");
+            self.take_back(&grant, |book| book.cancel(account, &grant));
         }
+    }
+
+    /// Takes back an extent that nobody has used, as `strike_off` does in the book.
+    pub(super) fn take_back(
+        &self,
+        grant: &Grant,
+        strike_off: impl FnOnce(&mut Book) -> std::result::Result<(), NotYours>,
+    ) {
+        // What could be fetched goes back: it counts as cold.
+        if self.kind.arrival == Arrival::Fetched {
+            self.drop_cold(grant);
+        }
+        let mut state = self.state();
+        state.movables.remove(&grant.extent.start());
+        let result = strike_off(&mut state.book);
+        debug_assert!(result.is_ok(), "an extent that was just handed out: {result:?}");
     }
 
     fn drop_cold(&self, grant: &Grant) {

@@ -1,17 +1,12 @@
 //! What these tests share: units, looks at the kernel's own files, and children.
 
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 use recoup::pool::{Owner, OwnerOptions, Pool};
 use recoup_sys::Bytes;
-use recoup_testkit::kernel::smaps_bytes_in;
 
 pub(crate) const CHUNK: u64 = 2 << 20;
 pub(crate) const GIB: u64 = 1 << 30;
-
-pub(crate) fn own_pid() -> i32 {
-    i32::try_from(std::process::id()).expect("a pid")
-}
 
 pub(crate) fn owner(pool: &Pool) -> Owner {
     pool.owner(OwnerOptions::default()).expect("an owner")
@@ -23,10 +18,14 @@ pub(crate) fn gigabyte_around(bytes: &[u8]) -> std::ops::Range<u64> {
     start..start + GIB
 }
 
-/// What smaps says of some addresses: memory there, hugetlb or not.
+/// How much is in memory at some addresses, as `pagemap` says.
 pub(crate) fn in_memory(addresses: std::ops::Range<u64>) -> u64 {
-    let fields = ["Rss", "Private_Hugetlb", "Shared_Hugetlb"];
-    fields.map(|field| smaps_bytes_in(own_pid(), addresses.clone(), field)).iter().sum()
+    let length = usize::try_from((addresses.end - addresses.start) >> 12).expect("a length");
+    let mut words = vec![0; length * 8];
+    let pagemap = std::fs::File::open("/proc/self/pagemap").expect("pagemap");
+    pagemap.read_exact_at(&mut words, (addresses.start >> 12) * 8).expect("all of them");
+    let present = words.chunks(8).filter(|word| word[7] & 0x80 != 0).count();
+    (present as u64) << 12
 }
 
 /// The inode of the file that is mapped at an address; 0 for none.

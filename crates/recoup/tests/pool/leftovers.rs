@@ -1,12 +1,15 @@
 //! What somebody leaves behind: bytes for the next owner, memory that waits for nobody, chunks without
 //! memory behind them.
 
-use recoup::pool::{HugeTlb, Pool, Thp};
+use recoup::pool::{Error, HugeTlb, Pool, Thp};
+use recoup_core::Chunks;
 use recoup_sys::Bytes;
+use recoup_sys::own::Backing;
+use recoup_sys::region::Region;
 use recoup_sys::units::BLOCK;
-use recoup_testkit::{HugePages, require};
+use recoup_testkit::{HugePages, kernel, require};
 
-use crate::common::{CHUNK, GIB, all_are, file_takes, inode_at, owner};
+use crate::common::{CHUNK, GIB, all_are, assert_clean, file_takes, inode_at, owner};
 
 /// A gigabyte that goes back to a memfd loses its memory, and so its bytes.
 #[test]
@@ -35,4 +38,29 @@ fn comes_back_empty(pool: &Pool) {
     let second = owner(pool);
     let extents: Vec<_> = (0..8).map(|_| second.chunk().expect("a chunk")).collect();
     assert!(extents.iter().all(|extent| all_are(extent, 0)), "what the first owner wrote");
+}
+
+/// A compaction that finds no memory for a copy leaves no place that counts as backed and is not.
+#[test]
+fn a_compaction_that_gets_no_memory_promises_none() {
+    let guard = HugePages::reserve(&[(BLOCK, 519)]);
+    require!(guard.is_ok(), "519 huge pages of 2 MiB");
+    let pool = Pool::new(HugeTlb::two_mib().expect("huge pages"), Bytes(2 * GIB));
+    let owner = owner(&pool);
+    let mut extents: Vec<_> =
+        (0..516).map(|_| Some(owner.movable(Chunks(1)).expect("a chunk"))).collect();
+    // 8 holes in the first gigabyte, behind which nothing stands any more.
+    extents.iter_mut().take(8).for_each(|extent| *extent = None);
+    pool.trim();
+    // Whoever else takes all that is left.
+    let free = || kernel::hugetlb(BLOCK.0, "free_hugepages").expect("a pool");
+    let taken =
+        Region::of(Backing::HugeTlbPrivate(BLOCK), Bytes(free() * CHUNK)).expect("all free ones");
+    let done = pool.compact();
+    assert_eq!((done.moved, done.passed_over), (Bytes(0), 4), "{done:?}");
+    assert!(matches!(owner.movable(Chunks(1)), Err(Error::Source { .. })));
+    drop(taken);
+    let again: Vec<_> = (0..8).map(|_| owner.movable(Chunks(1)).expect("a chunk")).collect();
+    again.iter().for_each(|extent| extent.write().fill(1));
+    assert_clean(&pool);
 }
