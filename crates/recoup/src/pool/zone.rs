@@ -227,6 +227,11 @@ impl Zone {
         state.movables.remove(&grant.extent.start());
         let result = strike_off(&mut state.book);
         debug_assert!(result.is_ok(), "an extent that was just handed out: {result:?}");
+        drop(state);
+        // The hints of what was warm may have been followed while it was taken.
+        if (grant.cold.count() as u64) < grant.extent.length().0 {
+            self.hint(grant.extent);
+        }
     }
 
     fn drop_cold(&self, grant: &Grant) {

@@ -1,7 +1,7 @@
 //! What somebody leaves behind: bytes for the next owner, memory that waits for nobody, chunks without
 //! memory behind them.
 
-use recoup::pool::{Error, HugeTlb, Pool, Thp};
+use recoup::pool::{Error, HugeTlb, Pool, ReturnSettings, Thp};
 use recoup_core::Chunks;
 use recoup_sys::Bytes;
 use recoup_sys::own::Backing;
@@ -9,7 +9,9 @@ use recoup_sys::region::Region;
 use recoup_sys::units::BLOCK;
 use recoup_testkit::{HugePages, kernel, require};
 
-use crate::common::{CHUNK, GIB, all_are, assert_clean, file_takes, inode_at, owner};
+use crate::common::{
+    CHUNK, GIB, all_are, assert_clean, file_takes, gigabyte_around, in_memory, inode_at, owner,
+};
 
 /// A gigabyte that goes back to a memfd loses its memory, and so its bytes.
 #[test]
@@ -38,6 +40,24 @@ fn comes_back_empty(pool: &Pool) {
     let second = owner(pool);
     let extents: Vec<_> = (0..8).map(|_| second.chunk().expect("a chunk")).collect();
     assert!(extents.iter().all(|extent| all_are(extent, 0)), "what the first owner wrote");
+}
+
+/// Chunks that were taken in advance and never used are still somebody's leftovers.
+#[test]
+fn what_was_taken_in_advance_goes_back_too() {
+    let pool = Pool::new(Thp::private(), Bytes(GIB));
+    let [first, second] = [owner(&pool), owner(&pool)];
+    let mut extents: Vec<_> = (0..8).map(|_| first.chunk().expect("a chunk")).collect();
+    extents.iter_mut().for_each(|extent| extent.fill(7));
+    drop(extents);
+    drop(first);
+    // Takes the others too, before the thread looks for them.
+    let kept = second.chunk().expect("a chunk");
+    let eager = ReturnSettings { threshold: 1, ..ReturnSettings::default() };
+    let _ = pool.return_in_background(eager).expect("a thread").stop();
+    pool.trim();
+    assert_eq!(in_memory(gigabyte_around(&kept)), CHUNK);
+    assert_clean(&pool);
 }
 
 /// A compaction that finds no memory for a copy leaves no place that counts as backed and is not.
