@@ -55,8 +55,9 @@ impl Bell {
         }
     }
 
+    /// Something may have been freed, by somebody without such a lock.
     #[cold]
-    fn ring(&self) {
+    pub(super) fn ring(&self) {
         self.sleeps_long.store(false, Ordering::Relaxed);
         self.state().is_rung = true;
         self.rung.notify_one();

@@ -36,6 +36,8 @@ impl Pool {
             }
             done.returned += zone.detach_unused();
         }
+        // For what was left behind in gigabytes that stay.
+        self.0.bell.ring();
         done
     }
 }

@@ -1,6 +1,8 @@
 //! What somebody leaves behind: bytes for the next owner, memory that waits for nobody, chunks without
 //! memory behind them.
 
+use std::time::Duration;
+
 use recoup::pool::{Error, HugeTlb, Pool, ReturnSettings, Thp};
 use recoup_core::Chunks;
 use recoup_sys::Bytes;
@@ -58,6 +60,38 @@ fn what_was_taken_in_advance_goes_back_too() {
     pool.trim();
     assert_eq!(in_memory(gigabyte_around(&kept)), CHUNK);
     assert_clean(&pool);
+}
+
+/// What a compaction frees wakes the thread, even if it sleeps until something is freed.
+#[test]
+fn what_a_compaction_leaves_goes_back() {
+    let pool = Pool::new(Thp::private(), Bytes(2 * GIB));
+    let owner = owner(&pool);
+    let mut extents: Vec<_> =
+        (0..600).map(|_| Some(owner.movable(Chunks(1)).expect("a chunk"))).collect();
+    let written = extents.iter().flatten().map(|extent| extent.write()[0] = 1).count();
+    assert_eq!(written, 600);
+    // The first gigabyte is full of holes, the second one sparse, with one extent that stays.
+    extents.iter_mut().take(512).step_by(2).for_each(|extent| *extent = None);
+    let eager =
+        ReturnSettings { threshold: 1, deadline: Duration::from_millis(20), per_request: 1 };
+    let background = pool.return_in_background(eager).expect("a thread");
+    let last = extents.last().and_then(Option::as_ref).expect("an extent");
+    let stays = last.read();
+    let addresses = gigabyte_around(&stays);
+    pool.trim();
+    while in_memory(addresses.clone()) > 88 * CHUNK {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // All is quiet, and the thread sleeps for long.
+    std::thread::sleep(Duration::from_millis(100));
+    let done = pool.compact();
+    assert_eq!((done.moved, done.passed_over), (Bytes(87 * CHUNK), 1));
+    while in_memory(addresses.clone()) > CHUNK {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    drop(stays);
+    drop(background);
 }
 
 /// A compaction that finds no memory for a copy leaves no place that counts as backed and is not.
