@@ -11,9 +11,9 @@ use std::ptr::NonNull;
 
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
-use rustix::process::Pid;
 
 use crate::error::{Error, Result};
+use crate::home::Home;
 use crate::own::{Backing, address, length};
 use crate::region::hugetlb_of;
 use crate::units::{Bytes, PageIdx, PageRange};
@@ -25,7 +25,7 @@ pub struct Addresses {
     mapping: PageRange,
     pages: PageRange,
     /// Whose addresses these are.
-    process: Pid,
+    home: Home,
 }
 
 /// What is put behind addresses.
@@ -58,6 +58,7 @@ impl Addresses {
         let slack = length.0.saturating_add(alignment.0);
         let slack = usize::try_from(slack).map_err(too_long)?;
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        let home = Home::new()?;
         // SAFETY: no address is asked for, so no existing mapping is replaced.
         let start = unsafe {
             rustix::mm::mmap_anonymous(std::ptr::null_mut(), slack, ProtFlags::empty(), flags)
@@ -68,7 +69,7 @@ impl Addresses {
             PageRange::starting_at(PageIdx::containing(first), Bytes(slack as u64).whole_pages());
         let aligned = PageIdx::containing(first.next_multiple_of(alignment.0));
         let pages = PageRange::starting_at(aligned, length.whole_pages());
-        let new = Self { mapping, pages, process: rustix::process::getpid() };
+        let new = Self { mapping, pages, home };
         new.keep_from_children(mapping)?;
         Ok(new)
     }
@@ -148,7 +149,7 @@ impl Addresses {
     /// Whether this is the process that set them apart, and not a forked child.
     #[must_use]
     pub fn is_of_this_process(&self) -> bool {
-        rustix::process::getpid() == self.process
+        self.home.is_here()
     }
 
     fn check(&self, operation: &'static str, part: PageRange) -> Result<()> {

@@ -13,6 +13,7 @@
 //! | [`kpage`] | `/proc/kpageflags`, `/proc/kpagecount` |
 //! | [`madvise`] | `process_madvise(2)` |
 //! | [`addresses`] | addresses set apart, and memory put behind them |
+//! | [`home`] | whether this is a forked child |
 //! | [`blockset`] | the pages of a 2 MiB block as a set |
 //! | [`own`] | what the owner of memory may do with it |
 //! | [`reserved`] | a range whose owner says which pages are in use |
@@ -37,6 +38,7 @@ pub mod cgroup;
 pub mod companion;
 pub mod error;
 pub mod features;
+pub mod home;
 pub mod hugetlb;
 mod kcmp;
 pub mod kpage;

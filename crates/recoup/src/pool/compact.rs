@@ -27,6 +27,9 @@ impl Pool {
     /// Costs a copy of what moves, at the speed of memcpy(3) where memory is at hand. Meanwhile
     /// everybody goes on; who wants an extent that is being copied waits for that one copy.
     pub fn compact(&self) -> Compaction {
+        if !self.0.is_here() {
+            return Compaction::default();
+        }
         let _alone = self.0.moving();
         self.0.give_up_spares();
         let mut done = Compaction::default();

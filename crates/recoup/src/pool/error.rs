@@ -45,6 +45,9 @@ pub enum Error {
         /// What the kernel said.
         source: recoup_sys::Error,
     },
+    /// A forked child has nothing of its parent's pool, and gets nothing from it.
+    #[error("this pool is the parent's, which a forked child has nothing of: make one here")]
+    Child,
     /// Too many owners: each has a number of its own, of which there are 2^32 - 2.
     #[error("this pool has had as many owners as it can")]
     Owners,

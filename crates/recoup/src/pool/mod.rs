@@ -68,6 +68,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use recoup_core::OwnerId;
 use recoup_sys::Bytes;
+use recoup_sys::home::Home;
 
 use bell::Bell;
 use budget::Budget;
@@ -83,6 +84,8 @@ pub struct Pool(Arc<Shared>);
 /// What a pool's handles and owners share.
 #[derive(Debug)]
 struct Shared {
+    /// Whose pool it is; nobody's if there was not even a page to tell.
+    home: Option<Home>,
     source: Arc<dyn Source>,
     budget: Arc<Budget>,
     zones: Zones,
@@ -100,6 +103,7 @@ impl Pool {
     #[must_use]
     pub fn new(source: impl Source + 'static, limit: Bytes) -> Self {
         Self(Arc::new(Shared {
+            home: Home::new().ok(),
             source: Arc::new(source),
             budget: Arc::new(Budget::new(limit)),
             zones: Zones::default(),
@@ -113,7 +117,7 @@ impl Pool {
     /// A new owner, who has nothing yet.
     ///
     /// # Errors
-    /// There are no addresses left for its memory.
+    /// There are no addresses left for its memory; or the pool is the parent's of a forked child.
     pub fn owner(&self, options: OwnerOptions) -> Result<Owner> {
         // Relaxed: all that counts is that numbers differ.
         let one_more = |number: u32| OwnerId::new(number).map(|_| number + 1);
@@ -131,7 +135,15 @@ impl Pool {
 impl Shared {
     /// The zone for this.
     fn zone(&self, key: Key) -> Result<Arc<Zone>> {
+        if !self.is_here() {
+            return Err(Error::Child);
+        }
         self.zones.get(key, || Zone::new(Arc::clone(&self.source), Arc::clone(&self.budget)))
+    }
+
+    /// Whether this is the process that has the pool's memory, and not a forked child.
+    fn is_here(&self) -> bool {
+        self.home.as_ref().is_some_and(Home::is_here)
     }
 
     /// All owners that there are.

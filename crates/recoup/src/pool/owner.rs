@@ -220,6 +220,9 @@ impl Holder {
 
     /// Tries once more after all that is kept at hand went back, if it was for want of room.
     fn with_room<T>(&self, mut get: impl FnMut(&Zone, &mut Local) -> Result<T>) -> Result<T> {
+        if !self.pool.is_here() {
+            return Err(Error::Child);
+        }
         let first = get(&self.zone, &mut self.local());
         match first {
             Err(Error::Quota(_)) => self.give_up_spares(),

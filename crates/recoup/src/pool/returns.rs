@@ -48,9 +48,12 @@ pub struct Returned {
 impl Pool {
     /// Gives all free memory back now, and gigabytes that are empty then.
     pub fn trim(&self) -> Returned {
+        let mut all = Returned::default();
+        if !self.0.is_here() {
+            return all;
+        }
         self.0.give_up_spares();
         let at_once = ReturnSettings { threshold: 1, deadline: Duration::ZERO, per_request: BATCH };
-        let mut all = Returned::default();
         for (_, zone) in self.0.zones.all() {
             let mut turn = Turn::new(&zone, at_once);
             while turn.take(&zone, 0) == Due::Now {}
@@ -94,6 +97,11 @@ impl Background {
     }
 
     fn end(&mut self) -> Returned {
+        if !self.pool.is_here() {
+            // The thread is the parent's: here, nobody would end a wait for it.
+            std::mem::forget(self.thread.take());
+            return Returned::default();
+        }
         self.pool.bell.silence();
         // A thread that has panicked needs no more than to be gone.
         let done = self.thread.take().and_then(|thread| thread.join().ok());

@@ -284,6 +284,10 @@ impl Zone {
 
     /// Attaches one more superchunk; `full` where the pool has all that it may have.
     fn grow(&self, state: &mut State, full: Error) -> Result<()> {
+        if !self.mapping.is_of_this_process() {
+            // Before it is asked: a file that is shared with the parent would get another length.
+            return Err(Error::Child);
+        }
         let superchunks = state.book.superchunks();
         let absent = superchunks.iter().position(|superchunk| !superchunk.is_present());
         let (Some(index), Some(share)) = (absent, self.budget.take()) else {

@@ -77,6 +77,11 @@ pub(crate) enum End {
 
 /// Runs it in a forked child, which is ended if it takes long; exits with 0 if it returned true.
 pub(crate) fn child(work: impl FnOnce() -> bool) -> End {
+    wait(start(work))
+}
+
+/// Starts such a child.
+pub(crate) fn start(work: impl FnOnce() -> bool) -> i32 {
     // SAFETY: the child has a copy of this thread alone, and ends by `_exit`.
     let child = unsafe { libc::fork() };
     assert!(child >= 0);
@@ -88,7 +93,7 @@ pub(crate) fn child(work: impl FnOnce() -> bool) -> End {
         // SAFETY: ends the child without anything of the parent's.
         unsafe { libc::_exit(status) }
     }
-    wait(child)
+    child
 }
 
 /// The end of a child.

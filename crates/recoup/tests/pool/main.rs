@@ -4,4 +4,5 @@
 
 mod basics;
 mod common;
+mod fork;
 mod leftovers;
