@@ -10,7 +10,7 @@ use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 
 use rustix::io::Errno;
-use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 
 use crate::error::{Error, Result};
 use crate::home::Home;
@@ -103,7 +103,8 @@ impl Addresses {
     pub unsafe fn map(&self, part: PageRange, memory: Memory<'_>) -> Result<()> {
         self.check("map memory at", part)?;
         let (start, bytes) = (address(part.start), length(part));
-        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // Nobody can use it before it is kept from children.
+        let protection = ProtFlags::empty();
         let private = MapFlags::FIXED | MapFlags::PRIVATE | MapFlags::NORESERVE;
         match memory {
             // SAFETY: the caller promises that nobody uses what is replaced.
@@ -126,7 +127,11 @@ impl Addresses {
             // SAFETY: advice that changes no byte.
             let _ = unsafe { rustix::mm::madvise(start, bytes, Advice::LinuxHugepage) };
         }
-        self.keep_from_children(part)
+        self.keep_from_children(part)?;
+        let usable = MprotectFlags::READ | MprotectFlags::WRITE;
+        // SAFETY: these addresses are this value's own.
+        unsafe { rustix::mm::mprotect(start, bytes, usable) }
+            .map_err(|e| Error::os("make usable", part.to_string(), e))
     }
 
     /// Takes the memory behind a part of them away, which gives back what has no other user.
@@ -163,8 +168,8 @@ impl Addresses {
         Err(Error::os(operation, part.to_string(), wrong))
     }
 
-    /// A fork between mapping and this call gives a child the memory all the same, without a byte
-    /// in it yet.
+    /// A fork between mapping and this call gives a child the mapping all the same, which it cannot
+    /// touch.
     fn keep_from_children(&self, part: PageRange) -> Result<()> {
         // SAFETY: advice that changes no byte of this process.
         unsafe { rustix::mm::madvise(address(part.start), length(part), Advice::LinuxDontFork) }

@@ -1,6 +1,8 @@
 //! Forked children: they have nothing of a pool, and whatever they do to it does no harm.
 
+use std::fs::File;
 use std::io::{Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use recoup::pool::{Error, HugeTlb, OwnerOptions, Pool, ReturnSettings, Source, Thp};
 use recoup_core::Chunks;
@@ -114,4 +116,38 @@ fn in_new_namespace(work: impl FnOnce() -> bool) -> End {
         let apart = unsafe { libc::unshare(libc::CLONE_NEWPID) } == 0;
         apart && child(work) == End::Exit(0)
     })
+}
+
+/// Also a child that is forked while memory comes into the pool cannot touch it.
+#[test]
+fn a_child_of_any_moment_has_no_memory() {
+    let pool = Pool::new(Thp::shared().expect("a memfd"), Bytes(4 * GIB));
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let tenant = owner(&pool);
+            while !done.load(Ordering::Relaxed) {
+                drop(tenant.gigabyte().expect("a gigabyte"));
+                pool.trim();
+                pool.compact();
+            }
+        });
+        let usable = |line: &str| line.contains("memfd:recoup-pool") && line.contains(" rw");
+        for _ in 0..1000 {
+            let end = child(|| {
+                // Without the allocator, whose locks others may have held.
+                let mut maps = [0; 1 << 16];
+                let mut file = File::open("/proc/self/maps").expect("maps");
+                let mut length = 0;
+                while let Ok(read @ 1..) = file.read(&mut maps[length..]) {
+                    length += read;
+                }
+                let text = std::str::from_utf8(&maps[..length]).expect("text");
+                !text.lines().any(usable)
+            });
+            done.store(end != End::Exit(0), Ordering::Relaxed);
+            assert_eq!(end, End::Exit(0), "in its maps");
+        }
+        done.store(true, Ordering::Relaxed);
+    });
 }
