@@ -13,6 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use recoup_core::book::Grant;
 use recoup_core::hints::{Extent, Fate, FreeMemory, HintMap, Return, Word};
 use recoup_core::refusal::{NotYours, Refused};
+use recoup_core::superchunk as book;
 use recoup_core::units::{CHUNK_ORDER, CHUNKS_PER_SUPERCHUNK, SUPERCHUNK_ORDER};
 use recoup_core::{Account, Alignment, ChunkIdx, ChunkRun, Chunks, PoolBook};
 use recoup_core::{Superchunk, SuperchunkIdx};
@@ -315,8 +316,12 @@ impl Zone {
         Error::Source { name: self.kind.name, advice, source: error }
     }
 
-    /// Gives superchunks back behind which nothing stands any more. Says how many.
+    /// Gives superchunks back behind which nothing stands any more: nothing that came with the pool's
+    /// use of them. Says how many.
     pub(super) fn retire(&self) -> u64 {
+        if self.kind.backing != book::Backing::OnTouch {
+            return self.detach_unused();
+        }
         let mut state = self.state();
         let empty = |(_, superchunk): &(usize, &Superchunk)| {
             let tally = superchunk.tally();

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use recoup::pool::{Error, HugeTlb, OwnerOptions, Pool, ReturnSettings, Source, Thp};
+use recoup::pool::{Error, External, HugeTlb, OwnerOptions, Pool, ReturnSettings, Source, Thp};
 use recoup_core::Chunks;
 use recoup_core::units::Pages;
 use recoup_sys::Bytes;
@@ -69,6 +69,14 @@ fn a_child_has_no_huge_pages() {
     require!(guard.is_ok(), "32 huge pages of 2 MiB");
     with_children(HugeTlb::two_mib().expect("huge pages"));
     with_children(HugeTlb::two_mib().expect("huge pages").shared().expect("a memfd"));
+}
+
+#[test]
+fn a_child_has_nothing_of_a_file() {
+    let file = tempfile::tempfile().expect("a file");
+    file.set_len(2 * GIB).expect("a sparse file");
+    // SAFETY: nobody else has it.
+    with_children(unsafe { External::new(file, Bytes(2 * GIB)) }.expect("a file"));
 }
 
 /// The file is the parent's, who lengthens it: a child that did so too would cut it.
