@@ -175,7 +175,7 @@ impl Shared {
         self.holders().iter().any(|holder| holder.local().spares.count().0 > 0)
     }
 
-    /// Gives back all that is kept without need, so that somebody finds room.
+    /// Gives back whole gigabytes that are kept without need, so that somebody finds room.
     fn make_room(&self) {
         self.give_up_spares();
         for (_, zone) in self.zones.all() {

@@ -226,7 +226,8 @@ impl Holder {
         let first = get(&self.zone, &mut self.local());
         match first {
             Err(Error::Quota(_)) => self.give_up_spares(),
-            Err(Error::Full { .. } | Error::Source { .. }) => self.pool.make_room(),
+            Err(Error::Full { .. }) => self.pool.make_room(),
+            Err(Error::Source { .. }) => drop(self.pool.give_back_all()),
             done => return done,
         }
         get(&self.zone, &mut self.local())

@@ -48,19 +48,7 @@ pub struct Returned {
 impl Pool {
     /// Gives all free memory back now, and gigabytes that are empty then.
     pub fn trim(&self) -> Returned {
-        let mut all = Returned::default();
-        if !self.0.is_here() {
-            return all;
-        }
-        self.0.give_up_spares();
-        let at_once = ReturnSettings { threshold: 1, deadline: Duration::ZERO, per_request: BATCH };
-        for (_, zone) in self.0.zones.all() {
-            let mut turn = Turn::new(&zone, at_once);
-            while turn.take(&zone, 0) == Due::Now {}
-            all.add(turn.returned());
-            all.gigabytes += zone.retire();
-        }
-        all
+        self.0.give_back_all()
     }
 
     /// Starts a thread that gives freed memory back, until the result is dropped.
@@ -76,6 +64,24 @@ impl Pool {
         background.thread =
             Some(std::thread::Builder::new().name("recoup-return".to_owned()).spawn(work)?);
         Ok(background)
+    }
+}
+
+impl Shared {
+    pub(super) fn give_back_all(&self) -> Returned {
+        let mut all = Returned::default();
+        if !self.is_here() {
+            return all;
+        }
+        self.give_up_spares();
+        let at_once = ReturnSettings { threshold: 1, deadline: Duration::ZERO, per_request: BATCH };
+        for (_, zone) in self.zones.all() {
+            let mut turn = Turn::new(&zone, at_once);
+            while turn.take(&zone, 0) == Due::Now {}
+            all.add(turn.returned());
+            all.gigabytes += zone.retire();
+        }
+        all
     }
 }
 

@@ -28,8 +28,8 @@ pub(crate) fn in_memory(addresses: std::ops::Range<u64>) -> u64 {
     (present as u64) << 12
 }
 
-/// The inode of the file that is mapped at an address; 0 for none.
-pub(crate) fn inode_at(bytes: &[u8]) -> u64 {
+/// The file that is mapped at an address: its device, as text, and inode.
+pub(crate) fn file_at(bytes: &[u8]) -> (String, u64) {
     let start = bytes.as_ptr().addr();
     let maps = std::fs::read_to_string("/proc/self/maps").expect("maps");
     let line = maps.lines().find(|line| {
@@ -37,15 +37,20 @@ pub(crate) fn inode_at(bytes: &[u8]) -> u64 {
         let number = |text| usize::from_str_radix(text, 16).expect("an address");
         (number(from)..number(to)).contains(&start)
     });
-    let inode = line.and_then(|line| line.split(' ').nth(4)).expect("a mapping");
-    inode.parse().expect("an inode")
+    let mut words = line.expect("a mapping").split(' ').skip(3);
+    let device = words.next().expect("a device").to_owned();
+    (device, words.next().expect("an inode").parse().expect("a number"))
 }
 
 /// What a file of this process takes on its file system, in bytes; 0 if it is closed.
-pub(crate) fn file_takes(inode: u64) -> u64 {
+pub(crate) fn file_takes((device, inode): &(String, u64)) -> u64 {
     let files = std::fs::read_dir("/proc/self/fd").expect("fds").flatten();
-    let about = files.filter_map(|file| std::fs::metadata(file.path()).ok());
-    about.filter(|about| about.ino() == inode).map(|about| about.blocks() * 512).next().unwrap_or(0)
+    let is_it = |about: &std::fs::Metadata| {
+        let (major, minor) = (libc::major(about.dev()), libc::minor(about.dev()));
+        about.ino() == *inode && format!("{major:02x}:{minor:02x}") == *device
+    };
+    let mut about = files.filter_map(|file| std::fs::metadata(file.path()).ok());
+    about.find(is_it).map_or(0, |about| about.blocks() * 512)
 }
 
 /// Whether all bytes are this one.

@@ -12,7 +12,7 @@ use recoup_sys::units::BLOCK;
 use recoup_testkit::{HugePages, kernel, require};
 
 use crate::common::{
-    CHUNK, GIB, all_are, assert_clean, file_takes, gigabyte_around, in_memory, inode_at, owner,
+    CHUNK, GIB, all_are, assert_clean, file_at, file_takes, gigabyte_around, in_memory, owner,
 };
 
 /// A gigabyte that goes back to a memfd loses its memory, and so its bytes.
@@ -33,12 +33,12 @@ fn comes_back_empty(pool: &Pool) {
     let first = owner(pool);
     let mut extents: Vec<_> = (0..8).map(|_| first.chunk().expect("a chunk")).collect();
     extents.iter_mut().for_each(|extent| extent.fill(7));
-    let file = inode_at(&extents[0]);
-    assert_eq!(file_takes(file), 8 * CHUNK);
+    let file = file_at(&extents[0]);
+    assert_eq!(file_takes(&file), 8 * CHUNK);
     drop(extents);
     // Gives back what is unused as a whole, without a look at its chunks.
     assert_eq!(pool.compact().returned, 1);
-    assert_eq!(file_takes(file), 0);
+    assert_eq!(file_takes(&file), 0);
     let second = owner(pool);
     let extents: Vec<_> = (0..8).map(|_| second.chunk().expect("a chunk")).collect();
     assert!(extents.iter().all(|extent| all_are(extent, 0)), "what the first owner wrote");

@@ -4,5 +4,7 @@
 
 mod basics;
 mod common;
+mod exhausted;
 mod fork;
 mod leftovers;
+mod sources;

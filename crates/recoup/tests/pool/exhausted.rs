@@ -1,0 +1,102 @@
+//! Sources that have too little: a clear error before any touch, nothing lost, nothing kept.
+
+use recoup::pool::{Error, HugeTlb, OwnerOptions, Pool, Thp};
+use recoup_core::Chunks;
+use recoup_sys::Bytes;
+use recoup_sys::units::{BLOCK, PMD_TABLE_SPAN};
+use recoup_testkit::{HugePages, kernel, require};
+
+use crate::common::{CHUNK, GIB, all_are, assert_clean, assert_empty, owner};
+
+fn free(page: Bytes) -> u64 {
+    kernel::hugetlb(page.0, "free_hugepages").expect("a pool")
+}
+
+/// A pool over a source with 8 chunks of memory.
+fn with_eight_chunks(pool: &Pool, left: impl Fn() -> u64) {
+    let tenant = owner(pool);
+    let mut all: Vec<_> = std::iter::from_fn(|| tenant.chunk().ok()).collect();
+    assert_eq!((all.len(), left()), (8, 0));
+    all.iter_mut().for_each(|extent| extent.fill(1));
+    for refused in [tenant.chunk(), tenant.chunks(Chunks(2)), tenant.gigabyte()] {
+        assert!(matches!(refused, Err(Error::Source { .. })), "{refused:?}");
+    }
+    assert!(matches!(tenant.movable(Chunks(1)), Err(Error::Source { .. })));
+    assert!(all.iter().all(|extent| all_are(extent, 1)));
+    assert_clean(pool);
+    // 4 are left, of which 6 cannot be had; and they are not lost by that.
+    all.truncate(4);
+    pool.trim();
+    assert_eq!(left(), 4);
+    assert!(matches!(tenant.chunks(Chunks(6)), Err(Error::Source { .. })));
+    assert_eq!((left(), tenant.used()), (4, Bytes(4 * CHUNK)));
+    let mut run = tenant.chunks(Chunks(4)).expect("all that is left");
+    run.fill(2);
+    assert!(all.iter().all(|extent| all_are(extent, 1)));
+    assert_clean(pool);
+    drop((run, all));
+    assert_empty(pool);
+    assert_eq!(left(), 8);
+}
+
+#[test]
+fn huge_pages_of_two_mib() {
+    let guard = HugePages::reserve(&[(BLOCK, 8)]);
+    require!(guard.is_ok(), "8 huge pages of 2 MiB");
+    require!(free(BLOCK) == 8, "a machine where nobody else has huge pages");
+    let source = || HugeTlb::two_mib().expect("huge pages");
+    with_eight_chunks(&Pool::new(source(), Bytes(4 * GIB)), || free(BLOCK));
+    let shared = source().shared().expect("a memfd");
+    with_eight_chunks(&Pool::new(shared, Bytes(4 * GIB)), || free(BLOCK));
+    assert_eq!(free(BLOCK), 8);
+}
+
+#[test]
+fn huge_pages_of_a_gigabyte() {
+    let guard = HugePages::reserve(&[(PMD_TABLE_SPAN, 1)]);
+    require!(guard.is_ok(), "a huge page of 1 GiB");
+    require!(free(PMD_TABLE_SPAN) == 1, "a machine where nobody else has huge pages");
+    let source = || HugeTlb::one_gib().expect("huge pages");
+    for pool in [
+        Pool::new(source(), Bytes(4 * GIB)),
+        Pool::new(source().shared().expect("a memfd"), Bytes(4 * GIB)),
+    ] {
+        let tenant = owner(&pool);
+        let mut all: Vec<_> = std::iter::from_fn(|| tenant.chunk().ok()).collect();
+        assert_eq!((all.len(), free(PMD_TABLE_SPAN)), (512, 0));
+        all.iter_mut().for_each(|extent| extent[4096] = 1);
+        let refused = tenant.chunk().expect_err("no page is left").to_string();
+        assert!(
+            refused.contains("1 GiB hugetlb pages") && refused.contains("free some"),
+            "{refused}"
+        );
+        drop(all);
+        assert_empty(&pool);
+        assert_eq!(free(PMD_TABLE_SPAN), 1);
+    }
+}
+
+/// Free memory that is kept elsewhere in the pool is no reason to refuse.
+#[test]
+fn what_others_have_freed_goes_back_for_who_needs_it() {
+    let guard = HugePages::reserve(&[(BLOCK, 8)]);
+    require!(guard.is_ok(), "8 huge pages of 2 MiB");
+    require!(free(BLOCK) == 8, "a machine where nobody else has huge pages");
+    let pool = Pool::new(HugeTlb::two_mib().expect("huge pages"), Bytes(4 * GIB));
+    let apart = pool.owner(OwnerOptions::default().apart()).expect("an owner");
+    let mut all: Vec<_> = (0..8).map(|_| apart.chunk().expect("a chunk")).collect();
+    all.truncate(1);
+    assert_eq!(free(BLOCK), 0);
+    let tenant = owner(&pool);
+    let mut run = tenant.chunks(Chunks(4)).expect("what the other one has freed");
+    run.fill(1);
+    assert_clean(&pool);
+}
+
+/// Addresses are a source, too.
+#[test]
+fn addresses() {
+    let pool = Pool::new(Thp::private(), Bytes(u64::MAX));
+    let refused = pool.owner(OwnerOptions::default()).expect_err("so many addresses").to_string();
+    assert!(refused.contains("addresses") && refused.contains("ulimit -v"), "{refused}");
+}
