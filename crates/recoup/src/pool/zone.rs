@@ -15,7 +15,7 @@ use recoup_core::hints::{Extent, Fate, FreeMemory, HintMap, Return, Word};
 use recoup_core::refusal::{NotYours, Refused};
 use recoup_core::superchunk as book;
 use recoup_core::units::{CHUNK_ORDER, CHUNKS_PER_SUPERCHUNK, SUPERCHUNK_ORDER};
-use recoup_core::{Account, Alignment, ChunkIdx, ChunkRun, Chunks, PoolBook};
+use recoup_core::{Account, Alignment, ChunkIdx, ChunkRun, Chunks, OwnerId, PoolBook};
 use recoup_core::{Superchunk, SuperchunkIdx};
 use recoup_sys::own::{self, Backing};
 
@@ -349,8 +349,14 @@ impl Zone {
 
     /// Gives a superchunk back of which nothing is in use.
     pub(super) fn detach(&self, state: &mut State, at: SuperchunkIdx) -> bool {
+        let written = self.written(state, at);
         if state.book.detach(at).is_err() {
             return false;
+        }
+        for run in written {
+            // A part that is refused stays in the file.
+            // SAFETY: as below.
+            let _ = unsafe { self.mapping.discard(run, Backing::Shared) };
         }
         // SAFETY: the book has just made sure that nobody has any of it, and is locked.
         let unmapped = unsafe { self.mapping.detach(at) };
@@ -359,6 +365,22 @@ impl Zone {
         }
         self.budget.put_back();
         true
+    }
+
+    /// What owners have written to and freed, where that is not given back with the gigabyte: of
+    /// files, which keep it.
+    fn written(&self, state: &State, at: SuperchunkIdx) -> Vec<ChunkRun> {
+        let keeps =
+            self.kind.backing == book::Backing::Used && self.kind.returns != Returns::Nothing;
+        let index = usize::try_from(at.0).unwrap_or(usize::MAX);
+        let superchunk = state.book.superchunks().get(index).filter(|_| keeps);
+        let owners = |superchunk: &Superchunk, slot| {
+            superchunk.bytes_of(slot).is_some_and(|owner| owner != OwnerId::STRANGER)
+        };
+        let slots = superchunk.into_iter().flat_map(|superchunk| {
+            (0..CHUNKS_PER_SUPERCHUNK).filter(move |&slot| owners(superchunk, slot))
+        });
+        slots.map(|slot| mapping::part(at, slot..slot + 1)).collect()
     }
 
     /// What the hints of freed memory take.
