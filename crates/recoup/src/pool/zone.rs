@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use recoup_core::bits::Bits512;
 use recoup_core::book::Grant;
 use recoup_core::hints::{Extent, Fate, FreeMemory, HintMap, Return, Word};
 use recoup_core::refusal::{NotYours, Refused};
@@ -196,15 +197,22 @@ impl Zone {
         Ok(granted.span)
     }
 
-    /// Puts memory behind the cold chunks of an extent, if the source wants that.
+    /// Puts memory behind an extent, if the source wants that.
     pub(super) fn fetch(&self, grant: &Grant) -> Result<()> {
-        if self.kind.arrival == Arrival::OnTouch {
-            return Ok(());
-        }
-        grant.cold.runs().try_for_each(|slots| {
+        self.to_fetch(grant).runs().try_for_each(|slots| {
             let run = mapping::part(grant.extent.superchunk(), slots);
             own::populate(self.mapping.pages(run)).map_err(|error| self.refused(error))
         })
+    }
+
+    /// Where memory has to be fetched: behind cold chunks, and behind those that strangers have left,
+    /// as a file may have holes there.
+    fn to_fetch(&self, grant: &Grant) -> Bits512 {
+        match (self.kind.arrival, self.kind.backing) {
+            (Arrival::OnTouch, _) => Bits512::EMPTY,
+            (Arrival::Fetched, book::Backing::Used) => grant.cold | grant.foreign,
+            (Arrival::Fetched, _) => grant.cold,
+        }
     }
 
     /// Takes back extents that nobody has used.
@@ -220,10 +228,7 @@ impl Zone {
         grant: &Grant,
         strike_off: impl FnOnce(&mut Book) -> std::result::Result<(), NotYours>,
     ) {
-        // What could be fetched goes back: it counts as cold.
-        if self.kind.arrival == Arrival::Fetched {
-            self.drop_cold(grant);
-        }
+        self.drop_fetched(grant);
         let mut state = self.state();
         state.movables.remove(&grant.extent.start());
         let result = strike_off(&mut state.book);
@@ -235,11 +240,12 @@ impl Zone {
         }
     }
 
-    fn drop_cold(&self, grant: &Grant) {
+    /// What could be fetched goes back: it counts as cold, or as a stranger's.
+    fn drop_fetched(&self, grant: &Grant) {
         let superchunk = grant.extent.superchunk();
         let backing = self.backing(superchunk);
-        for slots in grant.cold.runs() {
-            // SAFETY: the extent is not in use yet, and what is cold holds nothing. A hugetlb page of
+        for slots in self.to_fetch(grant).runs() {
+            // SAFETY: the extent is not in use yet, and what is there is nobody's. A hugetlb page of
             // a gigabyte, of which this is only a part, stays.
             let _ = unsafe { self.mapping.discard(mapping::part(superchunk, slots), backing) };
         }
@@ -309,9 +315,10 @@ impl Zone {
     }
 
     fn refused(&self, error: recoup_sys::Error) -> Error {
-        let advice = match self.kind.arrival {
-            Arrival::Fetched => HUGETLB,
-            Arrival::OnTouch => ADDRESSES,
+        let advice = match (self.kind.arrival, self.kind.backing) {
+            (Arrival::Fetched, book::Backing::Used) => FILES,
+            (Arrival::Fetched, _) => HUGETLB,
+            (Arrival::OnTouch, _) => ADDRESSES,
         };
         Error::Source { name: self.kind.name, advice, source: error }
     }
@@ -461,4 +468,5 @@ const BATCH: usize = 16;
 
 const ADDRESSES: &str =
     "make the pool smaller, or raise the limit of the address space (ulimit -v)";
+const FILES: &str = "free some of it, or make room on the file system";
 const HUGETLB: &str = "free some of it, or set more of these pages apart (recoup pool reserve, or the boot parameter hugepages=)";

@@ -1,6 +1,9 @@
 //! Sources that have too little: a clear error before any touch, nothing lost, nothing kept.
 
-use recoup::pool::{Error, HugeTlb, OwnerOptions, Pool, Thp};
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+
+use recoup::pool::{Error, External, HugeTlb, OwnerOptions, Pool, Thp};
 use recoup_core::Chunks;
 use recoup_sys::Bytes;
 use recoup_sys::units::{BLOCK, PMD_TABLE_SPAN};
@@ -91,6 +94,44 @@ fn what_others_have_freed_goes_back_for_who_needs_it() {
     let mut run = tenant.chunks(Chunks(4)).expect("what the other one has freed");
     run.fill(1);
     assert_clean(&pool);
+}
+
+/// A file on a file system that is full: holes in it cannot be filled.
+#[test]
+fn a_file_system() {
+    require!(kernel::is_root(), "root for a mount");
+    let file = file_on_small_disk(16 << 20);
+    file.set_len(4 * GIB).expect("a sparse file");
+    let space = || 8 - file.metadata().expect("the file").blocks() * 512 / CHUNK;
+    let of = file.try_clone().expect("the same file");
+    // SAFETY: nobody else has it.
+    let source = unsafe { External::new(of, Bytes(4 * GIB)) }.expect("a file");
+    with_eight_chunks(&Pool::new(source, Bytes(4 * GIB)), space);
+}
+
+/// A file on a tmpfs of that size, which lives as long as the file.
+fn file_on_small_disk(bytes: u64) -> File {
+    let make = move || {
+        // A file system that only this thread sees.
+        // SAFETY: concerns this thread alone.
+        assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNS) }, 0);
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().to_str().expect("text").to_owned();
+        let (place, kind) = (std::ffi::CString::new(path).expect("text"), c"tmpfs");
+        let options = std::ffi::CString::new(format!("size={bytes}")).expect("text");
+        let private = libc::MS_REC | libc::MS_PRIVATE;
+        let none = std::ptr::null();
+        // SAFETY: the strings live until the call returns.
+        assert_eq!(unsafe { libc::mount(none, c"/".as_ptr(), none, private, none.cast()) }, 0);
+        let (name, data) = (kind.as_ptr(), options.as_ptr().cast());
+        // SAFETY: as above.
+        assert_eq!(unsafe { libc::mount(name, place.as_ptr(), name, 0, data) }, 0);
+        let file = tempfile::tempfile_in(directory.path()).expect("a file");
+        // SAFETY: as above.
+        assert_eq!(unsafe { libc::umount2(place.as_ptr(), libc::MNT_DETACH) }, 0);
+        file
+    };
+    std::thread::spawn(make).join().expect("a file system")
 }
 
 /// Addresses are a source, too.
