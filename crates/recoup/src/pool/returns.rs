@@ -10,7 +10,7 @@ use recoup_core::units::PAGE_SHIFT;
 use recoup_sys::Bytes;
 
 use super::bell::Call;
-use super::source::Returns;
+use super::source::{Arrival, Returns};
 use super::zone::{Zone, return_order};
 use super::{Pool, Shared};
 
@@ -141,7 +141,12 @@ impl Turn {
     fn new(zone: &Zone, settings: ReturnSettings) -> Self {
         let order = return_order(zone.kind());
         let deadline_ns = u64::try_from(settings.deadline.as_nanos()).unwrap_or(u64::MAX);
-        let per_request = settings.per_request.clamp(1, BATCH);
+        // A request that fails in part says nothing of its parts. Where touches have to find memory, each
+        // part is a request.
+        let per_request = match zone.kind().arrival {
+            Arrival::OnTouch => settings.per_request.clamp(1, BATCH),
+            Arrival::Fetched => 1,
+        };
         let worker = Worker::new(Settings {
             order,
             per_request,

@@ -1,7 +1,7 @@
 //! Sources that have too little: a clear error before any touch, nothing lost, nothing kept.
 
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 use recoup::pool::{Error, External, HugeTlb, OwnerOptions, Pool, Thp};
 use recoup_core::Chunks;
@@ -140,4 +140,32 @@ fn addresses() {
     let pool = Pool::new(Thp::private(), Bytes(u64::MAX));
     let refused = pool.owner(OwnerOptions::default()).expect_err("so many addresses").to_string();
     assert!(refused.contains("addresses") && refused.contains("ulimit -v"), "{refused}");
+}
+
+/// A return that the kernel refuses in part leaves nothing that counts as backed and is not.
+#[test]
+fn what_could_not_go_back_still_has_its_memory() {
+    require!(kernel::is_root(), "root for a mount");
+    let file = file_on_small_disk(16 << 20);
+    file.set_len(2 * GIB).expect("a sparse file");
+    let of = file.try_clone().expect("the same file");
+    // SAFETY: nobody else has its first gigabyte.
+    let pool = Pool::new(unsafe { External::new(of, Bytes(GIB)) }.expect("a file"), Bytes(GIB));
+    let tenant = owner(&pool);
+    let mut all: Vec<_> = (0..8).map(|_| tenant.chunk().expect("a chunk")).collect();
+    let _keeps_it_attached = all.remove(0);
+    let locked = &all[4];
+    // SAFETY: changes no byte. Whoever locks memory of an extent has to unlock it; here nobody does.
+    assert_eq!(unsafe { libc::mlock(locked.as_ptr().as_ptr().cast(), locked.len()) }, 0);
+    drop(all);
+    assert_eq!(pool.trim().failed, 1);
+    // Somebody else takes the room that has come back.
+    let page = [1; 4096];
+    let written =
+        (GIB..).step_by(page.len()).take_while(|&at| file.write_all_at(&page, at).is_ok());
+    assert_eq!(written.count(), 6 * 512);
+    let mut all: Vec<_> = std::iter::from_fn(|| tenant.chunk().ok()).collect();
+    assert_eq!(all.len(), 1);
+    all.iter_mut().for_each(|extent| extent.fill(1));
+    assert_clean(&pool);
 }
