@@ -5,7 +5,8 @@ use std::fmt;
 use recoup_core::superchunk::ChunkState;
 use recoup_core::units::{CHUNK_BYTES, CHUNKS_PER_SUPERCHUNK, PAGES_PER_CHUNK};
 use recoup_core::{ChunkRun, Chunks, OwnerId, Superchunk, SuperchunkIdx};
-use recoup_sys::pagemap::{Pagemap, Word};
+use recoup_sys::kpage::{Flags, Frames, KernelFrames};
+use recoup_sys::pagemap::{Pagemap, Query, Run, Word};
 use recoup_sys::{PageIdx, PageRange, Pages};
 
 use super::Pool;
@@ -72,7 +73,8 @@ impl Pool {
     /// that nobody else maps it, and that there is none where nobody has memory.
     ///
     /// Costs 5 ms a gigabyte that is in memory. Meanwhile nobody can allocate from the gigabyte that is
-    /// looked at. Needs no privilege. What other processes map on purpose, as a virtual machine's
+    /// looked at. Needs no privilege; but before Linux 6.7 only root can tell private memory that is
+    /// shared from memory that was only read, and nobody else is told of it. What other processes map on purpose, as a virtual machine's
     /// back ends do, is reported as shared.
     ///
     /// # Errors
@@ -80,12 +82,12 @@ impl Pool {
     pub fn audit(&self) -> recoup_sys::Result<Audit> {
         let mut audit = Audit::default();
         let _no_moves = self.0.moving();
-        let pagemap = Pagemap::of_self()?;
+        let witness = Witness::new()?;
         self.check_accounts(&mut audit);
         for (_, zone) in self.0.zones.all() {
             zone.check_book(&mut audit);
             zone.check_handles(&mut audit);
-            zone.check_pages(&pagemap, &mut audit)?;
+            zone.check_pages(&witness, &mut audit)?;
         }
         Ok(audit)
     }
@@ -149,7 +151,7 @@ impl Zone {
         }
     }
 
-    fn check_pages(&self, pagemap: &Pagemap, audit: &mut Audit) -> recoup_sys::Result<()> {
+    fn check_pages(&self, witness: &Witness, audit: &mut Audit) -> recoup_sys::Result<()> {
         let superchunks = self.state().book.superchunks().len() as u64;
         for at in (0..superchunks).map(SuperchunkIdx) {
             // Locked, so that nothing comes or goes meanwhile.
@@ -165,8 +167,8 @@ impl Zone {
             for slot in 0..CHUNKS_PER_SUPERCHUNK {
                 let run = mapping::part(at, slot..slot + 1);
                 let pages = self.mapping().pages(run);
-                pagemap.read(pages.start, &mut words)?;
-                check_words(pages, &words, audit);
+                witness.pagemap.read(pages.start, &mut words)?;
+                witness.check_words(pages, &words, audit)?;
                 if superchunk.state(slot) == ChunkState::Cold && !whole_page {
                     check_absence(pages, &words, audit);
                 }
@@ -176,13 +178,64 @@ impl Zone {
     }
 }
 
-/// Pages are nobody else's. The first of a chunk that is stands for all.
-fn check_words(pages: PageRange, words: &[u64], audit: &mut Audit) {
-    let is_present = |(word, _): &(Word, PageIdx)| word.has(Word::PRESENT);
-    audit.present += Pages(numbered(pages, words).filter(is_present).count() as u64);
-    let mut present = numbered(pages, words).filter(is_present);
-    let shared = present.find(|(word, _)| !word.has(Word::EXCLUSIVE));
-    audit.violations.extend(shared.map(|(_, page)| Violation::Shared(page)));
+/// The kernel's side: which pages there are, and whose.
+#[derive(Debug)]
+struct Witness {
+    pagemap: Pagemap,
+    /// What tells the page of zeroes before Linux 6.7, for root.
+    frames: Option<KernelFrames>,
+}
+
+impl Witness {
+    fn new() -> recoup_sys::Result<Self> {
+        Ok(Self { pagemap: Pagemap::of_self()?, frames: KernelFrames::open().ok() })
+    }
+
+    /// Pages are nobody else's. The first of a chunk that is stands for all.
+    fn check_words(
+        &self,
+        pages: PageRange,
+        words: &[u64],
+        audit: &mut Audit,
+    ) -> recoup_sys::Result<()> {
+        let is_present = |(word, _): &(Word, PageIdx)| word.has(Word::PRESENT);
+        audit.present += Pages(numbered(pages, words).filter(is_present).count() as u64);
+        let mut zeroes_until = pages.start;
+        for (word, page) in numbered(pages, words).filter(is_present) {
+            if word.has(Word::EXCLUSIVE) || page < zeroes_until {
+                continue;
+            }
+            match self.zeroes(word, PageRange { start: page, end: pages.end }) {
+                Some(end) => zeroes_until = end,
+                // The first write may have replaced the page of zeroes meanwhile.
+                None if self.is_shared(page)? => {
+                    audit.violations.push(Violation::Shared(page));
+                    return Ok(());
+                }
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Until where pages, of which this is the first one's word, are the kernel's page of zeroes: they
+    /// were read, but never written. Where it can't be told, all are.
+    fn zeroes(&self, word: Word, pages: PageRange) -> Option<PageIdx> {
+        let mut run = [Run::default()];
+        if let Ok(found) = self.pagemap.find(Query::Zero, pages, &mut run) {
+            let first = found.runs.first().map(|run| run.range());
+            return first.filter(|zeroes| zeroes.start == pages.start).map(|zeroes| zeroes.end);
+        }
+        let frame = self.frames.as_ref().zip(word.frame());
+        let flags = frame.and_then(|(frames, frame)| frames.flags(frame).ok());
+        let can_be = flags.is_none_or(|flags| flags.has(Flags::ZERO_PAGE)) && !word.has(Word::FILE);
+        can_be.then_some(pages.start + Pages(1))
+    }
+
+    fn is_shared(&self, page: PageIdx) -> recoup_sys::Result<bool> {
+        let word = self.pagemap.word(page)?.unwrap_or_default();
+        Ok(word.has(Word::PRESENT) && !word.has(Word::EXCLUSIVE))
+    }
 }
 
 /// There are no pages.
