@@ -1,10 +1,11 @@
 //! Whether what the books say is true: against each other, and against what the kernel says.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use recoup_core::superchunk::ChunkState;
 use recoup_core::units::{CHUNK_BYTES, CHUNKS_PER_SUPERCHUNK, PAGES_PER_CHUNK};
-use recoup_core::{ChunkRun, Chunks, OwnerId, Superchunk, SuperchunkIdx};
+use recoup_core::{ChunkIdx, ChunkRun, Chunks, OwnerId, Superchunk, SuperchunkIdx};
 use recoup_sys::kpage::{Flags, Frames, KernelFrames};
 use recoup_sys::pagemap::{Pagemap, Query, Run, Word};
 use recoup_sys::{PageIdx, PageRange, Pages};
@@ -12,6 +13,7 @@ use recoup_sys::{PageIdx, PageRange, Pages};
 use super::Pool;
 use super::mapping;
 use super::zone::Zone;
+use super::zones::Movability;
 
 /// What an audit found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,19 +86,22 @@ impl Pool {
         let _no_moves = self.0.moving();
         let witness = Witness::new()?;
         self.check_accounts(&mut audit);
-        for (_, zone) in self.0.zones.all() {
+        for (key, zone) in self.0.zones.all() {
             zone.check_book(&mut audit);
-            zone.check_handles(&mut audit);
+            if key.movability == Movability::Movable {
+                zone.check_handles(&mut audit);
+            }
             zone.check_pages(&witness, &mut audit)?;
         }
         Ok(audit)
     }
 
     fn check_accounts(&self, audit: &mut Audit) {
-        let zones = self.0.zones.all();
         for holder in self.0.holders() {
             let local = holder.local();
             let owner = holder.id();
+            // Looked up now: it may have got a zone since the last one.
+            let zones = self.0.zones.all();
             let counted = zones.iter().map(|(_, zone)| zone.state().book.held_by(owner).0).sum();
             let (kept, counted) = (local.account.used(), Chunks(counted));
             if kept != counted {
@@ -123,32 +128,21 @@ impl Zone {
         }
     }
 
-    /// Where extents may move, each has a handle.
+    /// Each extent has a handle, and each handle an extent.
     fn check_handles(&self, audit: &mut Audit) {
         let state = self.state();
-        if state.movables.is_empty() {
-            return;
-        }
-        let mut extents = 0;
-        for (index, superchunk) in state.book.superchunks().iter().enumerate() {
-            let at = SuperchunkIdx(index as u64);
-            for slots in superchunk.extents() {
-                let run = mapping::part(at, slots);
-                extents += 1;
-                if !state.movables.contains_key(&run.start()) {
-                    audit.violations.push(Violation::Handle(run));
-                }
-            }
-        }
-        if extents < state.movables.len() {
-            let lost = state.movables.keys().copied().map(ChunkRun::single);
-            let unknown = lost.filter(|run| {
-                let superchunks = state.book.superchunks();
-                let index = usize::try_from(run.superchunk().0).unwrap_or(usize::MAX);
-                superchunks.get(index).is_none_or(|it| it.owner(run.start().slot()).is_none())
-            });
-            audit.violations.extend(unknown.map(Violation::Handle));
-        }
+        let superchunks = state.book.superchunks().iter().enumerate();
+        let extents: BTreeMap<ChunkIdx, ChunkRun> = superchunks
+            .flat_map(|(index, superchunk)| {
+                let at = SuperchunkIdx(index as u64);
+                superchunk.extents().map(move |slots| mapping::part(at, slots))
+            })
+            .map(|run| (run.start(), run))
+            .collect();
+        let lost = extents.iter().filter(|(start, _)| !state.movables.contains_key(start));
+        audit.violations.extend(lost.map(|(_, &run)| Violation::Handle(run)));
+        let bare = state.movables.keys().filter(|start| !extents.contains_key(start));
+        audit.violations.extend(bare.map(|&start| Violation::Handle(ChunkRun::single(start))));
     }
 
     fn check_pages(&self, witness: &Witness, audit: &mut Audit) -> recoup_sys::Result<()> {

@@ -46,6 +46,8 @@ mod extent;
 mod mapping;
 mod movable;
 mod owner;
+#[cfg(test)]
+mod planted;
 mod returns;
 pub mod source;
 mod spares;
