@@ -189,6 +189,8 @@ impl Owner {
     /// Changes how much it may have. What it has beyond that it keeps.
     pub fn set_quota(&self, quota: Bytes) {
         self.0.local().account.set_limit(Chunks(quota.0 / CHUNK_BYTES));
+        // They were within the old one.
+        self.0.give_up_spares();
     }
 
     fn extent(&self, span: Span, place: Place) -> Extent {

@@ -128,3 +128,9 @@ impl Random {
         usize::try_from(self.next() % end as u64).expect("less than a usize")
     }
 }
+
+/// How many steps to make: so many, or what `RECOUP_POOL_OPS` says.
+pub(crate) fn steps(usually: u64) -> u64 {
+    let wanted = std::env::var("RECOUP_POOL_OPS").ok();
+    wanted.map_or(usually, |wanted| wanted.parse().expect("RECOUP_POOL_OPS is a number"))
+}

@@ -8,4 +8,6 @@ mod common;
 mod exhausted;
 mod fork;
 mod leftovers;
+mod model;
 mod sources;
+mod threads;
