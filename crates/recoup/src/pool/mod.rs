@@ -31,11 +31,12 @@
 //! | `mapping` | addresses, and the bytes behind them |
 //! | `zone` | a part of the pool with a book of its own |
 //! | `owner`, `spares`, `desks` | who has memory, what is kept at hand, chunks in base pages |
-//! | `extent`, `movable` | the memory itself |
+//! | `extent`, `movable`, `advice` | the memory itself |
 //! | `returns`, `bell` | what is free goes back to the source |
 //! | `compact` | sparse gigabytes become empty |
 //! | `audit` | the books against each other and against the kernel |
 
+mod advice;
 mod audit;
 mod bell;
 mod budget;
@@ -55,6 +56,7 @@ mod usage;
 mod zone;
 mod zones;
 
+pub use advice::Advice;
 pub use audit::{Audit, Violation};
 pub use compact::Compaction;
 pub use error::{Error, Result};

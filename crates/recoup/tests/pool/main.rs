@@ -2,6 +2,7 @@
 
 #![expect(unsafe_code, reason = "tests fork, and do what an owner must not do")]
 
+mod advice;
 mod audit;
 mod basics;
 mod common;
