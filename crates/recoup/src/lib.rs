@@ -19,6 +19,7 @@ pub mod companion;
 pub mod discard;
 pub mod headroom;
 pub mod pool;
+mod sync;
 #[cfg(target_arch = "x86_64")]
 pub mod tables;
 pub mod teardown;

@@ -27,15 +27,18 @@
 //! that is given back in part counts as waiting, base pages too, until it was tried once, and what others
 //! left behind or khugepaged makes goes unnoticed.
 
+mod bell;
 mod book;
 mod edge;
 mod inside;
+#[cfg(all(test, loom))]
+mod orders;
 mod owned;
 mod queue;
+mod slots;
 mod worker;
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use recoup_sys::blockset::BlockSet;
@@ -51,7 +54,9 @@ pub use recoup_sys::{Error, Result};
 pub use worker::Worker;
 
 use crate::Headroom;
+use crate::sync::{Mutex, MutexGuard};
 
+use bell::Bell;
 use book::{Book, Due, Mapped, Seen};
 use edge::Edge;
 use inside::Inside;
@@ -80,9 +85,8 @@ pub struct Discarder {
     pid: u32,
     orders: Vec<u8>,
     began: Instant,
-    /// Where a worker sleeps, and what may wait before it is woken.
-    wake: Condvar,
-    wake_beyond: AtomicU64,
+    /// What wakes a worker.
+    bell: Bell,
     /// What a helper splits, and what may wait before it gets something.
     helper: OnceLock<(Arc<SplitQueue>, Bytes)>,
 }
@@ -99,13 +103,12 @@ impl Discarder {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            book: Mutex::default(),
+            book: Mutex::new(Book::default()),
             pagemap: Pagemap::of_self().ok(),
             pid: std::process::id(),
             orders: edge::enabled_orders(),
             began: Instant::now(),
-            wake: Condvar::new(),
-            wake_beyond: AtomicU64::new(u64::MAX),
+            bell: Bell::new(),
             helper: OnceLock::new(),
         }
     }
@@ -141,10 +144,7 @@ impl Discarder {
         for (edge, seen) in edges.into_iter().flatten() {
             split = split.and(self.settle(edge, seen, due));
         }
-        let waiting = self.close(pages);
-        if waiting.0 > self.wake_beyond.load(Ordering::Relaxed) {
-            self.wake.notify_one();
-        }
+        self.bell.ring(self.close(pages));
         // Whatever was refused on the way, everything else was done.
         discarded.and(split).and(self.split_beyond(bound)).and(others)
     }
@@ -250,11 +250,11 @@ impl Discarder {
     /// Strikes off what the helper did, and offers it more.
     fn offer(&self, book: &mut Book) {
         let Some((queue, keep)) = self.helper.get() else { return };
-        queue.collect(|holes| book.end_split(&holes));
+        queue.slots.collect(|holes| book.end_split(&holes));
         while book.waiting_unoffered().bytes() > *keep {
             let Some(block) = book.fullest() else { return };
             let Some(holes) = book.begin_split(block) else { return };
-            if !queue.offer(block, &holes) {
+            if !queue.slots.offer(block, &holes) {
                 book.end_split(&holes);
                 book.keep_holes(block, &holes);
                 return;
@@ -293,8 +293,8 @@ impl Discarder {
     /// What the helper has not done yet, if more than the bound waits.
     fn take_back(&self, book: &mut Book) -> Option<(PageIdx, BlockSet)> {
         let (queue, _) = self.helper.get()?;
-        queue.collect(|holes| book.end_split(&holes));
-        queue.take_back()
+        queue.slots.collect(|holes| book.end_split(&holes));
+        queue.slots.take_back()
     }
 
     /// Splits a block's huge page, if it has holes.

@@ -117,6 +117,7 @@ mod tests {
     use recoup_sys::region::Region;
 
     #[test]
+    #[cfg_attr(miri, ignore = "maps shared memory, and gigabytes")]
     fn no_part_of_a_mapping_keeps_others_waiting() {
         for backing in [Backing::Private, Backing::Shared] {
             // Nothing of it is touched.

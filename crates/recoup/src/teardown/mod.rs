@@ -10,8 +10,11 @@
 //! fault and free meanwhile, but not map.
 
 mod background;
+mod board;
 mod crew;
 mod gain;
+#[cfg(all(test, loom))]
+mod orders;
 
 use std::fmt;
 use std::num::NonZeroUsize;
