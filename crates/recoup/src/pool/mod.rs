@@ -46,6 +46,8 @@ mod error;
 mod extent;
 mod mapping;
 mod movable;
+#[cfg(all(test, loom))]
+mod orders;
 mod owner;
 #[cfg(test)]
 mod planted;

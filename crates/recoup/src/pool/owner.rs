@@ -283,5 +283,7 @@ impl Holder {
 impl Drop for Holder {
     fn drop(&mut self) {
         self.give_up_spares();
+        // Nobody finds its lock any more.
+        self.pool.bell.ring();
     }
 }

@@ -208,13 +208,11 @@ impl<'a> Thread<'a> {
         }
     }
 
-    /// Whether nothing is left to be done until somebody frees something, which then rings.
     fn can_sleep_long(&self) -> bool {
-        self.pool.bell.announce_long_sleep();
-        let zones = self.pool.zones.all();
         let hinted =
             |zone: &Zone| zone.kind().returns != Returns::Nothing && zone.hints.pending() > 0;
-        !zones.iter().any(|(_, zone)| hinted(zone)) && !self.pool.has_spares()
+        let has_hints = || self.pool.zones.all().iter().any(|(_, zone)| hinted(zone));
+        self.pool.bell.can_sleep_long(|| self.pool.has_spares(), has_hints)
     }
 
     fn all_done(mut self) -> Returned {
