@@ -6,6 +6,7 @@ mod advice;
 mod audit;
 mod basics;
 mod common;
+mod crash;
 mod exhausted;
 mod fork;
 mod leftovers;
