@@ -178,7 +178,7 @@ fn of_huge_pages() {
 }
 
 #[test]
-fn of_a_part_of_a_page_of_a_gigabyte() {
+fn of_a_part_of_a_huge_gigabyte() {
     let guard = HugePages::reserve(&[(PMD_TABLE_SPAN, 1)]);
     require!(guard.is_ok(), "a huge page of 1 GiB");
     let source = || HugeTlb::one_gib().expect("huge pages");

@@ -55,7 +55,7 @@ fn huge_pages_of_two_mib() {
 }
 
 #[test]
-fn huge_pages_of_a_gigabyte() {
+fn a_huge_gigabyte() {
     let guard = HugePages::reserve(&[(PMD_TABLE_SPAN, 1)]);
     require!(guard.is_ok(), "a huge page of 1 GiB");
     require!(free(PMD_TABLE_SPAN) == 1, "a machine where nobody else has huge pages");

@@ -119,7 +119,7 @@ fn huge_pages_of_two_mib() {
 }
 
 #[test]
-fn huge_pages_of_a_gigabyte() {
+fn a_huge_gigabyte() {
     let guard = HugePages::reserve(&[(PMD_TABLE_SPAN, 3)]);
     require!(guard.is_ok(), "3 huge pages of 1 GiB");
     let source = || HugeTlb::one_gib().expect("huge pages");
