@@ -246,17 +246,15 @@ impl<S: AsRef<[Superchunk]> + AsMut<[Superchunk]>> PoolBook<S> {
         Ok(())
     }
 
-    /// Frees the target again, which holds nothing but what it held, and what of the owner's bytes
-    /// was copied there.
+    /// Frees the target again, as [`cancel`](Self::cancel) does: where it was cold, nothing stands
+    /// behind it any more.
     ///
     /// # Errors
     /// It is no target of this owner's.
     pub fn cancel_move(&mut self, owner: OwnerId, target: &Grant) -> Result<(), NotYours> {
-        let Grant { extent, foreign, .. } = target;
+        let Grant { extent, foreign, cold } = target;
         let place = self.movable(owner, *extent)?;
-        // Memory may have come to stand behind it meanwhile.
-        let warm = Bits512::EMPTY;
-        self.change(place, |superchunk| superchunk.untake(extent.slots(), foreign, &warm));
+        self.change(place, |superchunk| superchunk.untake(extent.slots(), foreign, cold));
         Ok(())
     }
 

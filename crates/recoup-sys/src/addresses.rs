@@ -11,10 +11,10 @@ use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 
 use rustix::io::Errno;
-use rustix::mm::{Advice, MapFlags, ProtFlags};
-use rustix::process::Pid;
+use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 
 use crate::error::{Error, Result};
+use crate::home::Home;
 use crate::own::{Backing, address, length};
 use crate::region::hugetlb_of;
 use crate::units::{Bytes, PageIdx, PageRange};
@@ -26,7 +26,7 @@ pub struct Addresses {
     mapping: PageRange,
     pages: PageRange,
     /// Whose addresses these are.
-    process: Pid,
+    home: Home,
     forking: Forking,
 }
 
@@ -71,6 +71,7 @@ impl Addresses {
         let slack = length.0.saturating_add(alignment.0);
         let slack = usize::try_from(slack).map_err(too_long)?;
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        let home = Home::new()?;
         // SAFETY: no address is asked for, so no existing mapping is replaced.
         let start = unsafe {
             rustix::mm::mmap_anonymous(std::ptr::null_mut(), slack, ProtFlags::empty(), flags)
@@ -81,7 +82,7 @@ impl Addresses {
             PageRange::starting_at(PageIdx::containing(first), Bytes(slack as u64).whole_pages());
         let aligned = PageIdx::containing(first.next_multiple_of(alignment.0));
         let pages = PageRange::starting_at(aligned, length.whole_pages());
-        let new = Self { mapping, pages, process: rustix::process::getpid(), forking };
+        let new = Self { mapping, pages, home, forking };
         new.keep_from_children(mapping)?;
         Ok(new)
     }
@@ -118,7 +119,8 @@ impl Addresses {
             return Err(Error::os("let children inherit", part.to_string(), Errno::INVAL));
         }
         let (start, bytes) = (address(part.start), length(part));
-        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // Nobody can use it before it is kept from children.
+        let protection = ProtFlags::empty();
         let private = MapFlags::FIXED | MapFlags::PRIVATE | MapFlags::NORESERVE;
         match memory {
             // SAFETY: the caller promises that nobody uses what is replaced.
@@ -141,7 +143,11 @@ impl Addresses {
             // SAFETY: advice that changes no byte.
             let _ = unsafe { rustix::mm::madvise(start, bytes, Advice::LinuxHugepage) };
         }
-        self.keep_from_children(part)
+        self.keep_from_children(part)?;
+        let usable = MprotectFlags::READ | MprotectFlags::WRITE;
+        // SAFETY: these addresses are this value's own.
+        unsafe { rustix::mm::mprotect(start, bytes, usable) }
+            .map_err(|e| Error::os("make usable", part.to_string(), e))
     }
 
     /// Takes the memory behind a part of them away, which gives back what has no other user.
@@ -165,7 +171,7 @@ impl Addresses {
     /// [inherited](Forking::Inherited) a copy.
     #[must_use]
     pub fn is_of_this_process(&self) -> bool {
-        self.forking == Forking::Inherited || rustix::process::getpid() == self.process
+        self.forking == Forking::Inherited || self.home.is_here()
     }
 
     fn check(&self, operation: &'static str, part: PageRange) -> Result<()> {
@@ -179,8 +185,8 @@ impl Addresses {
         Err(Error::os(operation, part.to_string(), wrong))
     }
 
-    /// A fork between mapping and this call gives a child the memory all the same, without a byte
-    /// in it yet.
+    /// A fork between mapping and this call gives a child the mapping all the same, which it cannot
+    /// touch.
     fn keep_from_children(&self, part: PageRange) -> Result<()> {
         if self.forking == Forking::Inherited {
             return Ok(());

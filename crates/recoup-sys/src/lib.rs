@@ -13,7 +13,7 @@
 //! | [`kpage`] | `/proc/kpageflags`, `/proc/kpagecount` |
 //! | [`madvise`] | `process_madvise(2)` |
 //! | [`addresses`] | addresses set apart, and memory put behind them |
-//! | [`fork_mark`] | whether this is a forked child |
+//! | [`home`] | whether this is a forked child |
 //! | [`blockset`] | the pages of a 2 MiB block as a set |
 //! | [`own`] | what the owner of memory may do with it |
 //! | [`reserved`] | a range whose owner says which pages are in use |
@@ -39,7 +39,7 @@ pub mod cgroup;
 pub mod companion;
 pub mod error;
 pub mod features;
-pub mod fork_mark;
+pub mod home;
 pub mod hugetlb;
 mod kcmp;
 pub mod kpage;

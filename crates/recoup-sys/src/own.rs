@@ -140,6 +140,35 @@ pub fn populate(pages: PageRange) -> Result<()> {
         .map_err(|e| Error::os("put memory behind", pages.to_string(), e))
 }
 
+/// What may be done with memory that changes none of its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hint {
+    /// `MADV_COLD` (Linux 5.4): among the first to go when memory is short.
+    Cold,
+    /// `MADV_PAGEOUT` (Linux 5.4): to swap, if there is any.
+    PageOut,
+    /// `MADV_COLLAPSE` (Linux 6.1): huge pages, made now.
+    Collapse,
+}
+
+/// Gives a hint about pages of this process.
+///
+/// # Errors
+/// `EINVAL` where such memory takes no such hint, or the kernel is too old; for [`Hint::Collapse`] also
+/// where huge pages are switched off, `ENOMEM` or `EAGAIN` where there is no memory for one.
+pub fn hint(pages: PageRange, hint: Hint) -> Result<()> {
+    let advice = match hint {
+        Hint::Cold => libc::MADV_COLD,
+        Hint::PageOut => libc::MADV_PAGEOUT,
+        Hint::Collapse => libc::MADV_COLLAPSE,
+    };
+    // SAFETY: none of these changes a byte, whosever the memory is.
+    if unsafe { libc::madvise(address(pages.start), length(pages), advice) } == 0 {
+        return Ok(());
+    }
+    Err(Error::os("advise on", pages.to_string(), std::io::Error::last_os_error()))
+}
+
 /// Which pages of the 2 MiB block from `block` on are in memory, or in the swap cache (mincore(2)).
 /// Costs 1 us, and needs no privilege; 100 us where some of the block is not mapped at all.
 #[must_use]

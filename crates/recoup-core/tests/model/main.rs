@@ -18,8 +18,7 @@ use recoup_core::superchunk::{Backing, ChunkState};
 use recoup_core::{Account, Alignment, ChunkRun, Chunks, Grant, Move, OwnerId, PoolBook};
 use recoup_core::{Superchunk, SuperchunkIdx};
 
-use Use::{Touched, Untouched};
-use naive::{Chunk, Naive, Use, whole};
+use naive::{Chunk, Naive, whole};
 
 type Book = PoolBook<Vec<Superchunk>>;
 
@@ -184,7 +183,7 @@ impl Pair {
             AllocateInVain { owner, length, alignment } => {
                 if let Some((grant, before)) = self.allocate(owner, length, alignment) {
                     self.book.cancel(&mut self.accounts[owner], &grant).expect("just granted");
-                    self.naive.untake(grant.extent, &before, Untouched);
+                    self.naive.untake(grant.extent, &before);
                 }
             }
             Free { pick } => self.with(pick, |pair, extent, holder| pair.free(extent, holder)),
@@ -234,7 +233,7 @@ impl Pair {
             Cancel => {
                 if let Some((holder, step, target)) = self.under_way.take() {
                     self.book.cancel_move(holder, &target.grant).expect("a move under way");
-                    self.naive.untake(step.to, &target.before, Touched);
+                    self.naive.untake(step.to, &target.before);
                 }
             }
         }

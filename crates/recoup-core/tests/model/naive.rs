@@ -29,13 +29,6 @@ impl Chunk {
     }
 }
 
-/// Whether a run was used between its allocation and its return.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Use {
-    Touched,
-    Untouched,
-}
-
 /// The pool: chunks by number, if they are part of it, and extents by their first chunk.
 #[derive(Debug)]
 pub(crate) struct Naive {
@@ -153,16 +146,15 @@ impl Naive {
     }
 
     /// Takes back a run for which `take` said this.
-    pub(crate) fn untake(&mut self, run: ChunkRun, before: &[Chunk], use_of_it: Use) {
+    pub(crate) fn untake(&mut self, run: ChunkRun, before: &[Chunk]) {
         let (_, owner) = self.extents.remove(&run.start()).expect("an extent");
         for (chunk, before) in run.chunks().zip(before) {
-            let backed = before.backed || use_of_it == Use::Touched;
             let bytes_of = match before.bytes_of {
                 Some(last) if last != owner => Some(OwnerId::STRANGER),
-                _ if backed => Some(owner),
+                _ if before.backed => Some(owner),
                 _ => None,
             };
-            let free = Chunk { state: ChunkState::Cold, backed, bytes_of };
+            let free = Chunk { state: ChunkState::Cold, bytes_of, ..*before };
             self.chunks[number(chunk)] = Some(Chunk { state: free.free(), ..free });
         }
     }

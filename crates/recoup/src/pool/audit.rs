@@ -1,16 +1,19 @@
 //! Whether what the books say is true: against each other, and against what the kernel says.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use recoup_core::superchunk::ChunkState;
 use recoup_core::units::{CHUNK_BYTES, CHUNKS_PER_SUPERCHUNK, PAGES_PER_CHUNK};
-use recoup_core::{ChunkRun, Chunks, OwnerId, Superchunk, SuperchunkIdx};
+use recoup_core::{ChunkIdx, ChunkRun, Chunks, OwnerId, Superchunk, SuperchunkIdx};
+use recoup_sys::kpage::{Flags, Frames, KernelFrames};
 use recoup_sys::pagemap::{Pagemap, Query, Run, Word};
 use recoup_sys::{PageIdx, PageRange, Pages};
 
 use super::Pool;
 use super::mapping;
 use super::zone::Zone;
+use super::zones::Movability;
 
 /// What an audit found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,7 +22,7 @@ pub struct Audit {
     pub violations: Vec<Violation>,
     /// How many gigabytes were looked at.
     pub gigabytes: u64,
-    /// How many pages of them are in memory.
+    /// How many pages of them are in memory, but for the kernel's page of zeroes.
     pub present: Pages,
 }
 
@@ -72,29 +75,33 @@ impl Pool {
     /// that nobody else maps it, and that there is none where nobody has memory.
     ///
     /// Costs 5 ms a gigabyte that is in memory. Meanwhile nobody can allocate from the gigabyte that is
-    /// looked at. Needs no privilege. What other processes map on purpose, as a virtual machine's
-    /// back ends do, is reported as shared; and before Linux 6.7, what was read but never written, too.
+    /// looked at. Needs no privilege; but before Linux 6.7 only root can tell private memory that is
+    /// shared from memory that was only read, and nobody else is told of it. What other processes map on purpose, as a virtual machine's
+    /// back ends do, is reported as shared.
     ///
     /// # Errors
     /// `/proc/self/pagemap` cannot be read.
     pub fn audit(&self) -> recoup_sys::Result<Audit> {
         let mut audit = Audit::default();
         let _no_moves = self.0.moving();
-        let pagemap = Pagemap::of_self()?;
+        let witness = Witness::new()?;
         self.check_accounts(&mut audit);
-        for (_, zone) in self.0.zones.all() {
+        for (key, zone) in self.0.zones.all() {
             zone.check_book(&mut audit);
-            zone.check_handles(&mut audit);
-            zone.check_pages(&pagemap, &mut audit)?;
+            if key.movability == Movability::Movable {
+                zone.check_handles(&mut audit);
+            }
+            zone.check_pages(&witness, &mut audit)?;
         }
         Ok(audit)
     }
 
     fn check_accounts(&self, audit: &mut Audit) {
-        let zones = self.0.zones.all();
         for holder in self.0.holders() {
             let local = holder.local();
             let owner = holder.id();
+            // Looked up now: it may have got a zone since the last one.
+            let zones = self.0.zones.all();
             let counted = zones.iter().map(|(_, zone)| zone.state().book.held_by(owner).0).sum();
             let (kept, counted) = (local.account.used(), Chunks(counted));
             if kept != counted {
@@ -121,35 +128,24 @@ impl Zone {
         }
     }
 
-    /// Where extents may move, each has a handle.
+    /// Each extent has a handle, and each handle an extent.
     fn check_handles(&self, audit: &mut Audit) {
         let state = self.state();
-        if state.movables.is_empty() {
-            return;
-        }
-        let mut extents = 0;
-        for (index, superchunk) in state.book.superchunks().iter().enumerate() {
-            let at = SuperchunkIdx(index as u64);
-            for slots in superchunk.extents() {
-                let run = mapping::part(at, slots);
-                extents += 1;
-                if !state.movables.contains_key(&run.start()) {
-                    audit.violations.push(Violation::Handle(run));
-                }
-            }
-        }
-        if extents < state.movables.len() {
-            let lost = state.movables.keys().copied().map(ChunkRun::single);
-            let unknown = lost.filter(|run| {
-                let superchunks = state.book.superchunks();
-                let index = usize::try_from(run.superchunk().0).unwrap_or(usize::MAX);
-                superchunks.get(index).is_none_or(|it| it.owner(run.start().slot()).is_none())
-            });
-            audit.violations.extend(unknown.map(Violation::Handle));
-        }
+        let superchunks = state.book.superchunks().iter().enumerate();
+        let extents: BTreeMap<ChunkIdx, ChunkRun> = superchunks
+            .flat_map(|(index, superchunk)| {
+                let at = SuperchunkIdx(index as u64);
+                superchunk.extents().map(move |slots| mapping::part(at, slots))
+            })
+            .map(|run| (run.start(), run))
+            .collect();
+        let lost = extents.iter().filter(|(start, _)| !state.movables.contains_key(start));
+        audit.violations.extend(lost.map(|(_, &run)| Violation::Handle(run)));
+        let bare = state.movables.keys().filter(|start| !extents.contains_key(start));
+        audit.violations.extend(bare.map(|&start| Violation::Handle(ChunkRun::single(start))));
     }
 
-    fn check_pages(&self, pagemap: &Pagemap, audit: &mut Audit) -> recoup_sys::Result<()> {
+    fn check_pages(&self, witness: &Witness, audit: &mut Audit) -> recoup_sys::Result<()> {
         let superchunks = self.state().book.superchunks().len() as u64;
         for at in (0..superchunks).map(SuperchunkIdx) {
             // Locked, so that nothing comes or goes meanwhile.
@@ -165,8 +161,8 @@ impl Zone {
             for slot in 0..CHUNKS_PER_SUPERCHUNK {
                 let run = mapping::part(at, slot..slot + 1);
                 let pages = self.mapping().pages(run);
-                pagemap.read(pages.start, &mut words)?;
-                check_words(pagemap, pages, &words, audit);
+                witness.pagemap.read(pages.start, &mut words)?;
+                witness.check_words(pages, &words, audit)?;
                 if superchunk.state(slot) == ChunkState::Cold && !whole_page {
                     check_absence(pages, &words, audit);
                 }
@@ -176,22 +172,67 @@ impl Zone {
     }
 }
 
-/// Pages are nobody else's. The first of a chunk that is stands for all.
-fn check_words(pagemap: &Pagemap, pages: PageRange, words: &[u64], audit: &mut Audit) {
-    let present = || numbered(pages, words).filter(|(word, _)| word.has(Word::PRESENT));
-    let shared = || present().filter(|(word, _)| !word.has(Word::EXCLUSIVE));
-    audit.present += Pages(present().count() as u64);
-    if shared().next().is_none() {
-        return;
+/// The kernel's side: which pages there are, and whose.
+#[derive(Debug)]
+struct Witness {
+    pagemap: Pagemap,
+    /// What tells the page of zeroes before Linux 6.7, for root.
+    frames: Option<KernelFrames>,
+}
+
+impl Witness {
+    fn new() -> recoup_sys::Result<Self> {
+        Ok(Self { pagemap: Pagemap::of_self()?, frames: KernelFrames::open().ok() })
     }
-    // What was read and never written is the zero page, which everybody has.
-    let mut runs = [Run::default(); PAGES_PER_CHUNK / 2];
-    let zero = pagemap.find(Query::Zero, pages, &mut runs).map(|found| found.runs);
-    let is_zero = |page| zero.is_ok_and(|runs| runs.iter().any(|run| run.range().contains(page)));
-    audit.present =
-        Pages(audit.present.0 - shared().filter(|(_, page)| is_zero(*page)).count() as u64);
-    let first = shared().find(|(_, page)| !is_zero(*page));
-    audit.violations.extend(first.map(|(_, page)| Violation::Shared(page)));
+
+    /// Pages are nobody else's. The first of a chunk that is stands for all.
+    fn check_words(
+        &self,
+        pages: PageRange,
+        words: &[u64],
+        audit: &mut Audit,
+    ) -> recoup_sys::Result<()> {
+        let is_present = |(word, _): &(Word, PageIdx)| word.has(Word::PRESENT);
+        audit.present += Pages(numbered(pages, words).filter(is_present).count() as u64);
+        let mut zeroes_until = pages.start;
+        for (word, page) in numbered(pages, words).filter(is_present) {
+            if word.has(Word::EXCLUSIVE) || page < zeroes_until {
+                continue;
+            }
+            match self.zeroes(word, PageRange { start: page, end: pages.end }) {
+                Some(end) => {
+                    zeroes_until = end;
+                    audit.present.0 -= end.0 - page.0;
+                }
+                // The first write may have replaced the page of zeroes meanwhile.
+                None if self.is_shared(page)? => {
+                    audit.violations.push(Violation::Shared(page));
+                    return Ok(());
+                }
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Until where pages, of which this is the first one's word, are the kernel's page of zeroes: they
+    /// were read, but never written. Where it can't be told, all are.
+    fn zeroes(&self, word: Word, pages: PageRange) -> Option<PageIdx> {
+        let mut run = [Run::default()];
+        if let Ok(found) = self.pagemap.find(Query::Zero, pages, &mut run) {
+            let first = found.runs.first().map(|run| run.range());
+            return first.filter(|zeroes| zeroes.start == pages.start).map(|zeroes| zeroes.end);
+        }
+        let frame = self.frames.as_ref().zip(word.frame());
+        let flags = frame.and_then(|(frames, frame)| frames.flags(frame).ok());
+        let can_be = flags.is_none_or(|flags| flags.has(Flags::ZERO_PAGE)) && !word.has(Word::FILE);
+        can_be.then_some(pages.start + Pages(1))
+    }
+
+    fn is_shared(&self, page: PageIdx) -> recoup_sys::Result<bool> {
+        let word = self.pagemap.word(page)?.unwrap_or_default();
+        Ok(word.has(Word::PRESENT) && !word.has(Word::EXCLUSIVE))
+    }
 }
 
 /// There are no pages.

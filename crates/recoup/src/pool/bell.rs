@@ -1,9 +1,10 @@
 //! How those who free memory wake the thread that gives it back.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use crate::sync::{AtomicBool, AtomicUsize, Condvar, Mutex, MutexGuard, Ordering};
 
 /// Rung when enough was freed, or anything while the thread sleeps without a deadline.
 #[derive(Debug)]
@@ -37,7 +38,7 @@ impl Default for Bell {
         Self {
             threshold: AtomicUsize::new(usize::MAX),
             sleeps_long: AtomicBool::new(false),
-            state: Mutex::default(),
+            state: Mutex::new(State::default()),
             rung: Condvar::new(),
         }
     }
@@ -55,8 +56,9 @@ impl Bell {
         }
     }
 
+    /// Something may have been freed, by somebody without such a lock.
     #[cold]
-    fn ring(&self) {
+    pub(super) fn ring(&self) {
         self.sleeps_long.store(false, Ordering::Relaxed);
         self.state().is_rung = true;
         self.rung.notify_one();
@@ -87,9 +89,18 @@ impl Bell {
         *self.state() = State::default();
     }
 
-    /// From now on, whoever frees anything rings.
-    pub(super) fn announce_long_sleep(&self) {
+    /// Whether nothing is left to be done until somebody frees something, who rings from now on.
+    ///
+    /// `has_spares` takes the locks of all who free. Whoever has freed something before has left it where
+    /// these two looks find it, and whoever does later sees that a long sleep was announced: so hints come
+    /// second.
+    pub(super) fn can_sleep_long(
+        &self,
+        has_spares: impl FnOnce() -> bool,
+        has_hints: impl FnOnce() -> bool,
+    ) -> bool {
         self.sleeps_long.store(true, Ordering::Relaxed);
+        !has_spares() && !has_hints()
     }
 
     /// Waits for the bell, at most so long. Ends at once if it was rung since the last wait.
@@ -97,15 +108,18 @@ impl Bell {
         if at_most.is_some() {
             self.sleeps_long.store(false, Ordering::Relaxed);
         }
-        let quiet = |state: &mut State| !state.is_rung && !state.stop;
-        let state = self.state();
-        let mut state = match at_most {
-            None => self.rung.wait_while(state, quiet).unwrap_or_else(PoisonError::into_inner),
-            Some(time) => {
-                let woken = self.rung.wait_timeout_while(state, time, quiet);
-                woken.unwrap_or_else(PoisonError::into_inner).0
-            }
-        };
+        let until = at_most.map(|time| Instant::now() + time);
+        let mut state = self.state();
+        while !state.is_rung && !state.stop {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            state = match left {
+                None => self.rung.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(Duration::ZERO) => break,
+                Some(left) => {
+                    self.rung.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
         state.is_rung = false;
         if state.stop { Call::Stop } else { Call::Work }
     }

@@ -27,6 +27,9 @@ impl Pool {
     /// Costs a copy of what moves, at the speed of memcpy(3) where memory is at hand. Meanwhile
     /// everybody goes on; who wants an extent that is being copied waits for that one copy.
     pub fn compact(&self) -> Compaction {
+        if !self.0.is_here() {
+            return Compaction::default();
+        }
         let _alone = self.0.moving();
         self.0.give_up_spares();
         let mut done = Compaction::default();
@@ -36,6 +39,8 @@ impl Pool {
             }
             done.returned += zone.detach_unused();
         }
+        // For what was left behind in gigabytes that stay.
+        self.0.bell.ring();
         done
     }
 }
@@ -61,8 +66,7 @@ fn relocate(zone: &Zone, step: Move) -> Option<Chunks> {
     let (from, _) = held.as_ref().filter(|(_, run)| *run == step.from)?;
     let grant = zone.state().book.begin_move(cell.owner(), step).ok()?;
     if zone.fetch(&grant).is_err() {
-        let cancelled = zone.state().book.cancel_move(cell.owner(), &grant);
-        debug_assert!(cancelled.is_ok(), "a move that has just begun: {cancelled:?}");
+        zone.take_back(&grant, |book| book.cancel_move(cell.owner(), &grant));
         return None;
     }
     let mut target = zone.granted(grant).span;

@@ -5,6 +5,8 @@ use recoup_core::account::QuotaExceeded;
 use recoup_core::units::{CHUNK_BYTES, CHUNKS_PER_SUPERCHUNK};
 use recoup_sys::Bytes;
 
+use super::advice::Advice;
+
 /// What a pool refuses. Nothing changed then.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -45,6 +47,20 @@ pub enum Error {
         /// What the kernel said.
         source: recoup_sys::Error,
     },
+    /// Memory of this source does not take such advice.
+    #[error("{name} cannot be {advice}; the table in docs/pool.md says what can")]
+    Advice {
+        /// What was asked for.
+        advice: Advice,
+        /// Which kind of memory.
+        name: &'static str,
+    },
+    /// The kernel did not follow advice.
+    #[error(transparent)]
+    NotFollowed(recoup_sys::Error),
+    /// A forked child has nothing of its parent's pool, and gets nothing from it.
+    #[error("this pool is the parent's, which a forked child has nothing of: make one here")]
+    Child,
     /// Too many owners: each has a number of its own, of which there are 2^32 - 2.
     #[error("this pool has had as many owners as it can")]
     Owners,

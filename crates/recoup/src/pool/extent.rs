@@ -14,6 +14,7 @@ use recoup_sys::{PageRange, own};
 use super::desks::PagesAt;
 use super::mapping::Span;
 use super::owner::Holder;
+use super::source::Kind;
 
 /// Memory that belongs to one owner, at an address that stays what it is: a slice of bytes. Dropping
 /// it frees it.
@@ -71,6 +72,24 @@ impl Extent {
             let rest = others.into_iter().filter_map(|worker| worker.join().ok());
             rest.fold(first, recoup_sys::Result::and)
         })
+    }
+}
+
+impl Extent {
+    /// Which kind of memory it is.
+    pub(super) fn kind(&self) -> Kind {
+        self.holder.zone().kind()
+    }
+
+    /// Gives back what is behind it. It reads as zero then.
+    pub(super) fn discard(&mut self) -> recoup_sys::Result<()> {
+        let zone = self.holder.zone();
+        let chunk = match self.place {
+            Place::Chunks(run) => run.superchunk(),
+            Place::Pages(at) => at.chunk.superchunk(),
+        };
+        let backing = zone.backing(chunk);
+        zone.mapping().discard_span(&mut self.span, backing)
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use recoup_sys::Bytes;
-use recoup_sys::fork_mark::ForkMark;
+use recoup_sys::home::Home;
 use recoup_sys::own::{Backing, Released};
 
 use super::blocks::{Contents, Footprint};
@@ -68,7 +68,7 @@ struct Made {
     owner: Owner,
     /// Where all of its blocks are, and no others.
     addresses: Range<usize>,
-    mark: ForkMark,
+    home: Home,
 }
 
 impl LargeOptions {
@@ -146,7 +146,7 @@ impl<A> Large<A> {
     fn inside<T>(&self, work: impl FnOnce(&Made) -> T) -> Option<T> {
         let _inside = Inside::enter()?;
         let no_unwinding = NoUnwinding;
-        let made = self.made().filter(|made| !made.mark.is_in_child());
+        let made = self.made().filter(|made| made.home.is_here());
         let result = made.map(work);
         std::mem::forget(no_unwinding);
         result
@@ -203,7 +203,7 @@ impl Made {
         let pool = Pool::new(Thp::inherited(), limit);
         let owner = pool.owner(OwnerOptions::default()).ok()?;
         let addresses = owner.addresses();
-        Some(Self { pool, owner, addresses, mark: ForkMark::new().ok()? })
+        Some(Self { pool, owner, addresses, home: Home::new().ok()? })
     }
 }
 

@@ -59,6 +59,16 @@ impl Mapping {
         unsafe { Released::new(start.as_ptr(), length, backing) }.discard()
     }
 
+    /// Gives back what is behind a span, which reads as zero then.
+    pub(super) fn discard_span(&self, span: &mut Span, backing: Backing) -> Result<()> {
+        if !self.addresses.is_of_this_process() {
+            return Ok(());
+        }
+        // SAFETY: whoever made the span promised that it is the only way to its bytes, and it is
+        // borrowed exclusively. Of this backing is all memory of a mapping.
+        unsafe { Released::new(span.start.as_ptr(), span.length, backing) }.discard()
+    }
+
     /// The bytes of chunks.
     ///
     /// # Safety

@@ -31,13 +31,14 @@
 //! | `mapping` | addresses, and the bytes behind them |
 //! | `zone` | a part of the pool with a book of its own |
 //! | `owner`, `spares`, `desks` | who has memory, what is kept at hand, chunks in base pages |
-//! | `extent`, `movable` | the memory itself |
+//! | `extent`, `movable`, `advice` | the memory itself |
 //! | `zeroed`, `blocks`, `allocator`, `global` | memory for collections, and for a whole program |
 //! | `vm` | a virtual machine's memory |
 //! | `returns`, `bell` | what is free goes back to the source |
 //! | `compact` | sparse gigabytes become empty |
 //! | `audit` | the books against each other and against the kernel |
 
+mod advice;
 #[cfg(feature = "allocator-api2")]
 mod allocator;
 mod audit;
@@ -51,7 +52,11 @@ mod extent;
 mod global;
 mod mapping;
 mod movable;
+#[cfg(all(test, loom))]
+mod orders;
 mod owner;
+#[cfg(test)]
+mod planted;
 mod returns;
 pub mod source;
 mod spares;
@@ -62,6 +67,7 @@ mod zeroed;
 mod zone;
 mod zones;
 
+pub use advice::Advice;
 pub use audit::{Audit, Violation};
 pub use compact::Compaction;
 pub use error::{Error, Result};
@@ -80,6 +86,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use recoup_core::OwnerId;
 use recoup_sys::Bytes;
+use recoup_sys::addresses::Forking;
+use recoup_sys::home::Home;
 
 use bell::Bell;
 use budget::Budget;
@@ -95,6 +103,8 @@ pub struct Pool(Arc<Shared>);
 /// What a pool's handles and owners share.
 #[derive(Debug)]
 struct Shared {
+    /// Whose pool it is; nobody's if there was not even a page to tell.
+    home: Option<Home>,
     source: Arc<dyn Source>,
     budget: Arc<Budget>,
     zones: Zones,
@@ -112,6 +122,7 @@ impl Pool {
     #[must_use]
     pub fn new(source: impl Source + 'static, limit: Bytes) -> Self {
         Self(Arc::new(Shared {
+            home: Home::new().ok(),
             source: Arc::new(source),
             budget: Arc::new(Budget::new(limit)),
             zones: Zones::default(),
@@ -125,7 +136,7 @@ impl Pool {
     /// A new owner, who has nothing yet.
     ///
     /// # Errors
-    /// There are no addresses left for its memory.
+    /// There are no addresses left for its memory; or the pool is the parent's of a forked child.
     pub fn owner(&self, options: OwnerOptions) -> Result<Owner> {
         // Relaxed: all that counts is that numbers differ.
         let one_more = |number: u32| OwnerId::new(number).map(|_| number + 1);
@@ -143,8 +154,17 @@ impl Pool {
 impl Shared {
     /// The zone for this.
     fn zone(&self, key: Key) -> Result<Arc<Zone>> {
+        if !self.is_here() {
+            return Err(Error::Child);
+        }
         self.zones
             .get(key, || Zone::new(Arc::clone(&self.source), Arc::clone(&self.budget), key.node))
+    }
+
+    /// Whether this process has the pool's memory: a forked child has it only if it inherits it.
+    fn is_here(&self) -> bool {
+        let inherited = self.source.kind().forking == Forking::Inherited;
+        inherited || self.home.as_ref().is_some_and(Home::is_here)
     }
 
     /// All owners that there are.
@@ -176,7 +196,7 @@ impl Shared {
         self.holders().iter().any(|holder| holder.local().spares.count().0 > 0)
     }
 
-    /// Gives back all that is kept without need, so that somebody finds room.
+    /// Gives back whole gigabytes that are kept without need, so that somebody finds room.
     fn make_room(&self) {
         self.give_up_spares();
         for (_, zone) in self.zones.all() {

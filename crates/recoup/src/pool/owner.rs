@@ -191,6 +191,8 @@ impl Owner {
     /// Changes how much it may have. What it has beyond that it keeps.
     pub fn set_quota(&self, quota: Bytes) {
         self.0.local().account.set_limit(Chunks(quota.0 / CHUNK_BYTES));
+        // They were within the old one.
+        self.0.give_up_spares();
     }
 
     pub(super) fn extent(&self, span: Span, place: Place) -> Extent {
@@ -225,10 +227,14 @@ impl Holder {
         &self,
         mut get: impl FnMut(&Zone, &mut Local) -> Result<T>,
     ) -> Result<T> {
+        if !self.pool.is_here() {
+            return Err(Error::Child);
+        }
         let first = get(&self.zone, &mut self.local());
         match first {
             Err(Error::Quota(_)) => self.give_up_spares(),
-            Err(Error::Full { .. } | Error::Source { .. }) => self.pool.make_room(),
+            Err(Error::Full { .. }) => self.pool.make_room(),
+            Err(Error::Source { .. }) => drop(self.pool.give_back_all()),
             done => return done,
         }
         get(&self.zone, &mut self.local())
@@ -282,5 +288,7 @@ impl Holder {
 impl Drop for Holder {
     fn drop(&mut self) {
         self.give_up_spares();
+        // Nobody finds its lock any more.
+        self.pool.bell.ring();
     }
 }

@@ -12,7 +12,7 @@ use recoup_sys::Bytes;
 use crate::inside::Inside;
 
 use super::bell::Call;
-use super::source::Returns;
+use super::source::{Arrival, Returns};
 use super::zone::{Zone, return_order};
 use super::{Pool, Shared};
 
@@ -51,19 +51,7 @@ pub struct Returned {
 impl Pool {
     /// Gives all free memory back now, and gigabytes that are empty then.
     pub fn trim(&self) -> Returned {
-        self.0.give_up_spares();
-        let at_once = ReturnSettings { threshold: 1, deadline: Duration::ZERO, per_request: BATCH };
-        let mut all = Returned::default();
-        for (_, zone) in self.0.zones.all() {
-            let mut turn = Turn::new(&zone, at_once);
-            while turn.take(&zone, 0) == Due::Now {}
-            all.add(turn.returned());
-            all.gigabytes += match zone.kind().returns {
-                Returns::Extents => zone.retire(),
-                Returns::Nothing => zone.detach_unused(),
-            };
-        }
-        all
+        self.0.give_back_all()
     }
 
     /// Starts a thread that gives freed memory back, until the result is dropped.
@@ -79,6 +67,24 @@ impl Pool {
         background.thread =
             Some(std::thread::Builder::new().name("recoup-return".to_owned()).spawn(work)?);
         Ok(background)
+    }
+}
+
+impl Shared {
+    pub(super) fn give_back_all(&self) -> Returned {
+        let mut all = Returned::default();
+        if !self.is_here() {
+            return all;
+        }
+        self.give_up_spares();
+        let at_once = ReturnSettings { threshold: 1, deadline: Duration::ZERO, per_request: BATCH };
+        for (_, zone) in self.zones.all() {
+            let mut turn = Turn::new(&zone, at_once);
+            while turn.take(&zone, 0) == Due::Now {}
+            all.add(turn.returned());
+            all.gigabytes += zone.retire();
+        }
+        all
     }
 }
 
@@ -100,6 +106,11 @@ impl Background {
     }
 
     fn end(&mut self) -> Returned {
+        if !self.pool.is_here() {
+            // The thread is the parent's: here, nobody would end a wait for it.
+            std::mem::forget(self.thread.take());
+            return Returned::default();
+        }
         self.pool.bell.silence();
         // A thread that has panicked needs no more than to be gone.
         let done = self.thread.take().and_then(|thread| thread.join().ok());
@@ -133,7 +144,12 @@ impl Turn {
     fn new(zone: &Zone, settings: ReturnSettings) -> Self {
         let order = return_order(zone.kind());
         let deadline_ns = u64::try_from(settings.deadline.as_nanos()).unwrap_or(u64::MAX);
-        let per_request = settings.per_request.clamp(1, BATCH);
+        // A request that fails in part says nothing of its parts. Where touches have to find memory, each
+        // part is a request.
+        let per_request = match zone.kind().arrival {
+            Arrival::OnTouch => settings.per_request.clamp(1, BATCH),
+            Arrival::Fetched => 1,
+        };
         let worker = Worker::new(Settings {
             order,
             per_request,
@@ -213,13 +229,11 @@ impl<'a> Thread<'a> {
         }
     }
 
-    /// Whether nothing is left to be done until somebody frees something, which then rings.
     fn can_sleep_long(&self) -> bool {
-        self.pool.bell.announce_long_sleep();
-        let zones = self.pool.zones.all();
         let hinted =
             |zone: &Zone| zone.kind().returns != Returns::Nothing && zone.hints.pending() > 0;
-        !zones.iter().any(|(_, zone)| hinted(zone)) && !self.pool.has_spares()
+        let has_hints = || self.pool.zones.all().iter().any(|(_, zone)| hinted(zone));
+        self.pool.bell.can_sleep_long(|| self.pool.has_spares(), has_hints)
     }
 
     fn all_done(mut self) -> Returned {

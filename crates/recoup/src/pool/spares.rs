@@ -61,7 +61,8 @@ impl Spares {
         }
     }
 
-    /// Keeps a chunk. Says how many hints wait if others went back to the zone for it.
+    /// Keeps a chunk, unless its owner has more than it may have. Says how many hints wait if some went
+    /// back to the zone.
     #[inline]
     pub(super) fn put(
         &mut self,
@@ -69,6 +70,9 @@ impl Spares {
         zone: &Zone,
         account: &mut Account,
     ) -> Option<usize> {
+        if account.used() > account.limit() {
+            return Some(zone.free(account, [spare]));
+        }
         let full = self.freed.len() == MOST_FREED;
         let pending = full.then(|| zone.free(account, self.freed.drain(..MOST_FREED / 2)));
         self.freed.push(spare);

@@ -10,11 +10,13 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use recoup_core::bits::Bits512;
 use recoup_core::book::Grant;
 use recoup_core::hints::{Extent, Fate, FreeMemory, HintMap, Return, Word};
-use recoup_core::refusal::Refused;
+use recoup_core::refusal::{NotYours, Refused};
+use recoup_core::superchunk as book;
 use recoup_core::units::{CHUNK_ORDER, CHUNKS_PER_SUPERCHUNK, SUPERCHUNK_ORDER};
-use recoup_core::{Account, Alignment, ChunkIdx, ChunkRun, Chunks, PoolBook};
+use recoup_core::{Account, Alignment, ChunkIdx, ChunkRun, Chunks, OwnerId, PoolBook};
 use recoup_core::{Superchunk, SuperchunkIdx};
 use recoup_sys::numa::{self, Node};
 use recoup_sys::own::{self, Backing};
@@ -208,36 +210,55 @@ impl Zone {
         Ok(granted.span)
     }
 
-    /// Puts memory behind the cold chunks of an extent, if the source wants that.
+    /// Puts memory behind an extent, if the source wants that.
     pub(super) fn fetch(&self, grant: &Grant) -> Result<()> {
-        if self.kind.arrival == Arrival::OnTouch {
-            return Ok(());
-        }
-        grant.cold.runs().try_for_each(|slots| {
+        self.to_fetch(grant).runs().try_for_each(|slots| {
             let run = mapping::part(grant.extent.superchunk(), slots);
             own::populate(self.mapping.pages(run)).map_err(|error| self.refused(error))
         })
     }
 
-    /// Takes back extents that nobody has used.
-    pub(super) fn cancel(&self, account: &mut Account, granted: impl IntoIterator<Item = Granted>) {
-        for Granted { span: _, grant } in granted {
-            // What could be fetched goes back: it counts as cold.
-            if self.kind.arrival == Arrival::Fetched {
-                self.drop_cold(&grant);
-            }
-            let mut state = self.state();
-            state.movables.remove(&grant.extent.start());
-            let result = state.book.cancel(account, &grant);
-            debug_assert!(result.is_ok(), "an extent that was just handed out: {result:?}");
+    /// Where memory has to be fetched: behind cold chunks, and behind those that strangers have left,
+    /// as a file may have holes there.
+    fn to_fetch(&self, grant: &Grant) -> Bits512 {
+        match (self.kind.arrival, self.kind.backing) {
+            (Arrival::OnTouch, _) => Bits512::EMPTY,
+            (Arrival::Fetched, book::Backing::Used) => grant.cold | grant.foreign,
+            (Arrival::Fetched, _) => grant.cold,
         }
     }
 
-    fn drop_cold(&self, grant: &Grant) {
+    /// Takes back extents that nobody has used.
+    pub(super) fn cancel(&self, account: &mut Account, granted: impl IntoIterator<Item = Granted>) {
+        for Granted { span: _, grant } in granted {
+            self.take_back(&grant, |book| book.cancel(account, &grant));
+        }
+    }
+
+    /// Takes back an extent that nobody has used, as `strike_off` does in the book.
+    pub(super) fn take_back(
+        &self,
+        grant: &Grant,
+        strike_off: impl FnOnce(&mut Book) -> std::result::Result<(), NotYours>,
+    ) {
+        self.drop_fetched(grant);
+        let mut state = self.state();
+        state.movables.remove(&grant.extent.start());
+        let result = strike_off(&mut state.book);
+        debug_assert!(result.is_ok(), "an extent that was just handed out: {result:?}");
+        drop(state);
+        // The hints of what was warm may have been followed while it was taken.
+        if (grant.cold.count() as u64) < grant.extent.length().0 {
+            self.hint(grant.extent);
+        }
+    }
+
+    /// What could be fetched goes back: it counts as cold, or as a stranger's.
+    fn drop_fetched(&self, grant: &Grant) {
         let superchunk = grant.extent.superchunk();
         let backing = self.backing(superchunk);
-        for slots in grant.cold.runs() {
-            // SAFETY: the extent is not in use yet, and what is cold holds nothing. A hugetlb page of
+        for slots in self.to_fetch(grant).runs() {
+            // SAFETY: the extent is not in use yet, and what is there is nobody's. A hugetlb page of
             // a gigabyte, of which this is only a part, stays.
             let _ = unsafe { self.mapping.discard(mapping::part(superchunk, slots), backing) };
         }
@@ -293,6 +314,10 @@ impl Zone {
 
     /// Attaches one more superchunk; `full` where the pool has all that it may have.
     fn grow(&self, state: &mut State, full: Error) -> Result<()> {
+        if !self.mapping.is_of_this_process() {
+            // Before it is asked: a file that is shared with the parent would get another length.
+            return Err(Error::Child);
+        }
         let superchunks = state.book.superchunks();
         let absent = superchunks.iter().position(|superchunk| !superchunk.is_present());
         let (Some(index), Some(share)) = (absent, self.budget.take()) else {
@@ -325,15 +350,20 @@ impl Zone {
     }
 
     fn refused(&self, error: recoup_sys::Error) -> Error {
-        let advice = match self.kind.arrival {
-            Arrival::Fetched => HUGETLB,
-            Arrival::OnTouch => ADDRESSES,
+        let advice = match (self.kind.arrival, self.kind.backing) {
+            (Arrival::Fetched, book::Backing::Used) => FILES,
+            (Arrival::Fetched, _) => HUGETLB,
+            (Arrival::OnTouch, _) => ADDRESSES,
         };
         Error::Source { name: self.kind.name, advice, source: error }
     }
 
-    /// Gives superchunks back behind which nothing stands any more. Says how many.
+    /// Gives superchunks back behind which nothing stands any more: nothing that came with the pool's
+    /// use of them. Says how many.
     pub(super) fn retire(&self) -> u64 {
+        if self.kind.backing != book::Backing::OnTouch {
+            return self.detach_unused();
+        }
         let mut state = self.state();
         let empty = |(_, superchunk): &(usize, &Superchunk)| {
             let tally = superchunk.tally();
@@ -361,8 +391,14 @@ impl Zone {
 
     /// Gives a superchunk back of which nothing is in use.
     pub(super) fn detach(&self, state: &mut State, at: SuperchunkIdx) -> bool {
+        let written = self.written(state, at);
         if state.book.detach(at).is_err() {
             return false;
+        }
+        for run in written {
+            // A part that is refused stays in the file.
+            // SAFETY: as below.
+            let _ = unsafe { self.mapping.discard(run, Backing::Shared) };
         }
         // SAFETY: the book has just made sure that nobody has any of it, and is locked.
         let unmapped = unsafe { self.mapping.detach(at) };
@@ -371,6 +407,22 @@ impl Zone {
         }
         self.budget.put_back();
         true
+    }
+
+    /// What owners have written to and freed, where that is not given back with the gigabyte: of
+    /// files, which keep it.
+    fn written(&self, state: &State, at: SuperchunkIdx) -> Vec<ChunkRun> {
+        let keeps =
+            self.kind.backing == book::Backing::Used && self.kind.returns != Returns::Nothing;
+        let index = usize::try_from(at.0).unwrap_or(usize::MAX);
+        let superchunk = state.book.superchunks().get(index).filter(|_| keeps);
+        let owners = |superchunk: &Superchunk, slot| {
+            superchunk.bytes_of(slot).is_some_and(|owner| owner != OwnerId::STRANGER)
+        };
+        let slots = superchunk.into_iter().flat_map(|superchunk| {
+            (0..CHUNKS_PER_SUPERCHUNK).filter(move |&slot| owners(superchunk, slot))
+        });
+        slots.map(|slot| mapping::part(at, slot..slot + 1)).collect()
     }
 
     /// What the hints of freed memory take.
@@ -452,4 +504,5 @@ const BATCH: usize = 16;
 const ADDRESSES: &str =
     "make the pool smaller, or raise the limit of the address space (ulimit -v)";
 const NODES: &str = "name a node with memory: see /sys/devices/system/node/has_memory";
+const FILES: &str = "free some of it, or make room on the file system";
 const HUGETLB: &str = "free some of it, or set more of these pages apart (recoup pool reserve, or the boot parameter hugepages=)";

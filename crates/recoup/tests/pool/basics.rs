@@ -3,7 +3,6 @@ use recoup_core::Chunks;
 use recoup_core::units::Pages;
 use recoup_sys::Bytes;
 use recoup_testkit::kernel::smaps_bytes_in;
-use recoup_testkit::require;
 
 const CHUNK: u64 = 2 << 20;
 const GIB: u64 = 1 << 30;
@@ -134,7 +133,6 @@ fn a_pinned_extent_keeps_its_bytes_and_its_place() {
 }
 
 #[test]
-#[expect(unsafe_code, reason = "somebody writes where nobody has anything")]
 fn an_audit_finds_memory_that_nobody_was_given() {
     let pool = Pool::new(Thp::private(), Bytes(GIB));
     let owner = pool.owner(OwnerOptions::default()).expect("owner");
@@ -174,18 +172,4 @@ fn a_thread_returns_what_is_freed() {
     assert_eq!(resident(&keep), CHUNK);
     assert_eq!(background.stop().bytes, Bytes(39 * CHUNK));
     assert!(pool.return_in_background(settings).is_ok());
-}
-
-#[test]
-fn memory_that_was_only_read_is_nobody_else_s() {
-    require!(recoup_testkit::kernel::version() >= (6, 7), "a kernel that tells the zero page");
-    let pool = Pool::new(Thp::private(), Bytes(GIB));
-    let owner = pool.owner(OwnerOptions::default()).expect("owner");
-    let extent = owner.chunks(Chunks(3)).expect("chunks");
-    // Reading brings the zero page, which all processes share.
-    assert!(extent.iter().all(|&byte| byte == 0));
-    let pages = owner.pages(Pages(3)).expect("pages");
-    assert!(pages.iter().all(|&byte| byte == 0));
-    let audit = pool.audit().expect("pagemap");
-    assert_eq!((audit.violations, audit.present.0), (vec![], 0));
 }

@@ -1,6 +1,6 @@
 //! What forked children have.
 
-#![expect(unsafe_code, reason = "the test forks")]
+#![expect(unsafe_code, reason = "the test forks, and has a source of its own")]
 
 use recoup::pool::source::{Gigabyte, Kind, Source};
 use recoup::pool::{Error, Extent, Pool, Thp};
@@ -59,7 +59,8 @@ fn a_child_has_copies_only_where_the_source_says_so() {
 #[derive(Debug)]
 struct Impossible(Thp);
 
-impl Source for Impossible {
+// SAFETY: its gigabytes are those of another source.
+unsafe impl Source for Impossible {
     fn kind(&self) -> Kind {
         Kind { forking: Thp::inherited().kind().forking, ..self.0.kind() }
     }

@@ -19,11 +19,13 @@ use super::{Arrival, Forking, Gigabyte, Kind, Returns, Source};
 pub struct External {
     files: Gigabytes,
     returns: Returns,
+    arrival: Arrival,
 }
 
 impl External {
     /// The first `length` bytes of a file or device, rounded down to gigabytes. Free extents of
-    /// regular files are given back as holes, those of devices are kept.
+    /// regular files are given back as holes, those of devices are kept. Of a file with holes its file
+    /// system is asked for room whenever memory is handed out, so that none is missing later.
     ///
     /// # Errors
     /// Those of fstat(2).
@@ -33,22 +35,26 @@ impl External {
     pub unsafe fn new(file: File, length: Bytes) -> Result<Self> {
         let about = file.metadata().map_err(|e| Error::os("look at", "a file for a pool", e))?;
         // A device does not say how long it is.
-        let (returns, length) = if about.is_file() {
-            (Returns::Extents, length.min(Bytes(about.len())))
+        // A device does not say how long it is, and has all of that; a file may have holes, for which its
+        // file system has no room.
+        let (returns, arrival, length) = if about.is_file() {
+            (Returns::Extents, Arrival::Fetched, length.min(Bytes(about.len())))
         } else {
-            (Returns::Nothing, length)
+            (Returns::Nothing, Arrival::OnTouch, length)
         };
-        Ok(Self { files: Gigabytes::new(file, length, None, Growth::Fixed), returns })
+        Ok(Self { files: Gigabytes::new(file, length, None, Growth::Fixed), returns, arrival })
     }
 }
 
-impl Source for External {
+// SAFETY: a `Gigabytes` hands out each gigabyte of its file once; that nobody else changes the file was
+// promised to `new`.
+unsafe impl Source for External {
     fn kind(&self) -> Kind {
         Kind {
             name: "an external file",
             page: PAGE,
             backing: Backing::Used,
-            arrival: Arrival::OnTouch,
+            arrival: self.arrival,
             returns: self.returns,
             forking: Forking::Withheld,
         }

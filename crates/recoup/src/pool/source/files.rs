@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use recoup_core::units::SUPERCHUNK_BYTES;
 use recoup_sys::{Bytes, Errno, Error, Result};
+use rustix::fs::FallocateFlags;
 
 use super::Gigabyte;
 
@@ -22,7 +23,7 @@ pub(super) struct Gigabytes {
 /// Whether a file gets longer when all of it is handed out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Growth {
-    /// As far as it is asked for.
+    /// As far as it is asked for. What is not handed out is empty.
     AsAskedFor,
     /// It has what it has.
     Fixed,
@@ -64,9 +65,17 @@ impl Gigabytes {
     }
 
     pub(super) fn put_back(&self, gigabyte: &Gigabyte) {
-        if let Gigabyte::File { offset, .. } = gigabyte {
+        let Gigabyte::File { offset, .. } = gigabyte else { return };
+        // A memfd keeps what nobody maps any more. One that the kernel does not empty is not handed
+        // out again, as it counts as empty.
+        if self.growth == Growth::Fixed || self.empty(*offset).is_ok() {
             self.numbers().free.insert(offset.0 / SUPERCHUNK_BYTES);
         }
+    }
+
+    fn empty(&self, start: Bytes) -> rustix::io::Result<()> {
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        rustix::fs::fallocate(&self.file, hole, start.0, SUPERCHUNK_BYTES)
     }
 
     fn numbers(&self) -> MutexGuard<'_, Numbers> {

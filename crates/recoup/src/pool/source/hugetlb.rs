@@ -1,5 +1,7 @@
 //! Pages of the host's hugetlb pools.
 
+#![expect(unsafe_code, reason = "a promise about gigabytes is made here")]
+
 use std::fs::File;
 use std::path::Path;
 
@@ -93,7 +95,8 @@ impl HugeTlb {
     }
 }
 
-impl Source for HugeTlb {
+// SAFETY: a `Gigabytes` hands out each gigabyte of its own memfd once.
+unsafe impl Source for HugeTlb {
     fn kind(&self) -> Kind {
         Kind {
             name: if self.page == BLOCK { "2 MiB hugetlb pages" } else { "1 GiB hugetlb pages" },

@@ -2,7 +2,9 @@
 //!
 //! A source hands out gigabytes, and says what kind of memory they are. It maps nothing and frees
 //! nothing itself: what the pool does with a gigabyte follows from its [`Kind`]. So one more source
-//! is one more file here, and needs no unsafe code.
+//! is one more file here, and needs no unsafe code but the promise of [`Source`].
+
+#![expect(unsafe_code, reason = "a promise about gigabytes is asked for here")]
 
 mod external;
 mod files;
@@ -24,7 +26,25 @@ use recoup_sys::addresses::Memory;
 use recoup_sys::{Bytes, Result};
 
 /// Memory for pools, a gigabyte at a time.
-pub trait Source: fmt::Debug + Send + Sync {
+///
+/// # Safety
+/// A gigabyte of a file is handed out to one at a time: not again before it was put back, and to nobody
+/// who would change its bytes in another way. Else two owners would have the same memory, without a
+/// line of unsafe code of theirs.
+///
+/// ```compile_fail,E0200
+/// use recoup::pool::source::{Gigabyte, Kind, Source};
+///
+/// #[derive(Debug)]
+/// struct TheSameTwice(std::sync::Arc<std::fs::File>);
+///
+/// impl Source for TheSameTwice {
+///     fn kind(&self) -> Kind { unimplemented!() }
+///     fn take(&self) -> recoup_sys::Result<Gigabyte> { unimplemented!() }
+///     fn put_back(&self, _: Gigabyte) {}
+/// }
+/// ```
+pub unsafe trait Source: fmt::Debug + Send + Sync {
     /// What kind of memory it is, always the same.
     fn kind(&self) -> Kind;
 

@@ -1,5 +1,7 @@
 //! Ordinary memory, in huge pages where the host gives them.
 
+#![expect(unsafe_code, reason = "a promise about gigabytes is made here")]
+
 use std::fs::File;
 
 use recoup_core::superchunk::Backing;
@@ -49,7 +51,8 @@ impl Thp {
     }
 }
 
-impl Source for Thp {
+// SAFETY: a `Gigabytes` hands out each gigabyte of its own memfd once.
+unsafe impl Source for Thp {
     fn kind(&self) -> Kind {
         Kind {
             name: if self.shared.is_none() { "private memory" } else { "a memfd" },
