@@ -32,7 +32,7 @@ impl fmt::Display for Advice {
             Self::Cold => "marked as cold",
             Self::PageOut => "paged out",
             Self::Collapse => "collapsed into huge pages",
-            Self::Discard => "discarded as long as somebody has it",
+            Self::Discard => "discarded before it is freed",
         })
     }
 }

@@ -76,8 +76,8 @@ impl Pool {
     ///
     /// Costs 5 ms a gigabyte that is in memory. Meanwhile nobody can allocate from the gigabyte that is
     /// looked at. Needs no privilege; but before Linux 6.7 only root can tell private memory that is
-    /// shared from memory that was only read, and nobody else is told of it. What other processes map on purpose, as a virtual machine's
-    /// back ends do, is reported as shared.
+    /// shared from memory that was only read, and nobody else is told of it. What other processes map
+    /// on purpose, as a virtual machine's back ends do, is reported as shared.
     ///
     /// # Errors
     /// `/proc/self/pagemap` cannot be read.

@@ -108,7 +108,7 @@ impl Bell {
         if at_most.is_some() {
             self.sleeps_long.store(false, Ordering::Relaxed);
         }
-        let until = at_most.map(|time| Instant::now() + time);
+        let until = at_most.and_then(|time| Instant::now().checked_add(time));
         let mut state = self.state();
         while !state.is_rung && !state.stop {
             let left = until.map(|until| until.saturating_duration_since(Instant::now()));

@@ -173,3 +173,24 @@ fn a_thread_returns_what_is_freed() {
     assert_eq!(background.stop().bytes, Bytes(39 * CHUNK));
     assert!(pool.return_in_background(settings).is_ok());
 }
+
+#[test]
+fn a_thread_may_have_all_the_time_in_the_world() {
+    let pool = Pool::new(Thp::private(), Bytes(GIB));
+    let settings =
+        ReturnSettings { threshold: 1, deadline: std::time::Duration::MAX, per_request: 1 };
+    let background = pool.return_in_background(settings).expect("a thread");
+    let owner = pool.owner(OwnerOptions::default()).expect("owner");
+    let kept = owner.chunk().expect("a chunk");
+    // At hand, so that the thread sleeps with a deadline.
+    drop(owner.chunk().expect("a chunk"));
+    for _ in 0..3 {
+        drop(owner.chunks(Chunks(2)).expect("chunks"));
+        // The thread that does not panic gets there.
+        while pool.usage().warm > Bytes(0) {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+    assert_eq!(background.stop().bytes, Bytes(6 * CHUNK));
+    drop(kept);
+}
