@@ -2,11 +2,10 @@
 
 #![expect(unsafe_code, reason = "what a chunk's bitmap says becomes a right to its pages here")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use recoup_core::pages::ChunkPages;
-use recoup_core::units::Pages;
-use recoup_core::units::{PAGE_SHIFT, PAGES_PER_CHUNK, PageInChunk};
+use recoup_core::units::{PAGE_SHIFT, PAGES_PER_CHUNK, PageInChunk, Pages};
 use recoup_core::{ChunkIdx, ChunkRun};
 
 use super::mapping::Span;
@@ -15,8 +14,9 @@ use super::mapping::Span;
 #[derive(Debug, Default)]
 pub(super) struct Desks {
     chunks: BTreeMap<ChunkIdx, Desk>,
-    /// Where the last page was found.
-    last: ChunkIdx,
+    /// The chunks by how many of their pages are free: pages come from the fullest that has enough, so
+    /// that others become empty.
+    by_room: BTreeSet<(Pages, ChunkIdx)>,
 }
 
 #[derive(Debug)]
@@ -34,29 +34,34 @@ pub(super) struct PagesAt {
 }
 
 impl Desks {
-    /// Hands out pages of a chunk that is here already.
+    /// Hands out pages of a chunk that is here already. Looks at a few chunks at most: where enough
+    /// pages are free, they need not lie in a row.
     pub(super) fn take(&mut self, length: Pages) -> Option<(Span, PagesAt)> {
-        let last = self.chunks.range_mut(self.last..self.last + recoup_core::Chunks(1)).next();
-        if let Some(found) = last.and_then(|(&chunk, desk)| desk.take(chunk, length)) {
-            return Some(found);
-        }
-        let found = self.chunks.iter_mut().find_map(|(&chunk, desk)| desk.take(chunk, length))?;
-        self.last = found.1.chunk;
-        Some(found)
+        let enough = self.by_room.range((length, ChunkIdx::default())..).take(MOST_LOOKS);
+        let (room, (span, at)) = enough.copied().find_map(|room @ (_, chunk)| {
+            Some((room, self.chunks.get_mut(&chunk)?.take(chunk, length)?))
+        })?;
+        self.by_room.remove(&room);
+        self.by_room.insert((room.0 - length, at.chunk));
+        Some((span, at))
     }
 
     /// A chunk more to hand out pages of.
     pub(super) fn add(&mut self, span: Span, chunk: ChunkIdx) {
-        self.chunks.insert(chunk, Desk { span, pages: ChunkPages::default() });
-        self.last = chunk;
+        let desk = Desk { span, pages: ChunkPages::default() };
+        self.by_room.insert((desk.pages.free_pages(), chunk));
+        self.chunks.insert(chunk, desk);
     }
 
     /// Takes pages back; and hands the chunk back if it was the last of them.
     pub(super) fn put(&mut self, at: PagesAt) -> Option<(Span, ChunkRun)> {
         let desk = self.chunks.get_mut(&at.chunk)?;
+        let room = desk.pages.free_pages();
         let freed = desk.pages.free(at.first, at.length);
         debug_assert!(freed.is_ok(), "pages that were handed out: {freed:?}");
+        self.by_room.remove(&(room, at.chunk));
         if !desk.pages.is_unused() {
+            self.by_room.insert((desk.pages.free_pages(), at.chunk));
             return None;
         }
         let desk = self.chunks.remove(&at.chunk)?;
@@ -68,6 +73,9 @@ impl Desks {
         self.chunks.iter().map(|(&chunk, desk)| (chunk, desk.pages.free_pages()))
     }
 }
+
+/// How many chunks are looked at before another one is taken.
+const MOST_LOOKS: usize = 8;
 
 impl Desk {
     fn take(&mut self, chunk: ChunkIdx, length: Pages) -> Option<(Span, PagesAt)> {
