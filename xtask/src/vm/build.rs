@@ -56,7 +56,7 @@ pub(crate) fn files(target_directory: &Path) -> anyhow::Result<Vec<GuestFile>> {
 fn messages(build: &[&str], target_directory: &Path) -> anyhow::Result<String> {
     let child = cargo()
         .args(build)
-        .arg("--workspace")
+        .args(["--workspace", "--all-features"])
         .args(NOT_FOR_GUESTS.iter().flat_map(|package| ["--exclude", package]))
         .args(["--quiet", "--profile", PROFILE, "--target", TARGET])
         .args(["--message-format", "json-render-diagnostics", "--target-dir"])
