@@ -5,7 +5,8 @@
 //! 1. A chunk has at most one owner. Only that owner's [`Account`] frees, pins or moves it.
 //! 2. An allocation takes, in this order: backed memory; backed memory that was about to be given
 //!    back; anything else that is free. Among equals it takes the fullest superchunk, so that others
-//!    become empty, and in it the lowest place.
+//!    become empty, and in it the lowest place; a single chunk that would have to be zeroed gives way
+//!    to one of the next [`LOOKS`](crate::superchunk::LOOKS) that need not.
 //! 3. Nothing that is in flight is handed out. Where only that would help, the answer is
 //!    [`Refused::Busy`], and it ends with the one request that is under way.
 //! 4. What is refused changes nothing.
@@ -145,9 +146,13 @@ impl<S: AsRef<[Superchunk]> + AsMut<[Superchunk]>> PoolBook<S> {
             Some(found) => found,
             None => return Err(self.no_room(size, alignment)),
         };
+        let owner = account.owner();
+        let start = match size {
+            1 => self.superchunks()[place.index()].prefer_own(start, owner),
+            _ => start,
+        };
         let slots = start..start + size;
         let extent = ChunkRun::at(index_of(place), &slots);
-        let owner = account.owner();
         let (foreign, cold) = self.change(place, |superchunk| superchunk.take(slots, owner));
         account.charge(length);
         Ok(Grant { extent, foreign, cold })

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use recoup_core::hints::{Extent, Fate};
-use recoup_core::superchunk::{Backing, ChunkState};
+use recoup_core::superchunk::{Backing, ChunkState, LOOKS};
 use recoup_core::units::CHUNKS_PER_SUPERCHUNK;
 use recoup_core::{ChunkIdx, ChunkRun, Chunks, OwnerId, SuperchunkIdx};
 
@@ -97,6 +97,22 @@ impl Naive {
         starts
             .filter_map(|slot| ChunkRun::new(at.first_chunk() + Chunks(slot), Chunks(length)))
             .find(|&run| self.all(run, &holds))
+    }
+
+    /// What a single warm chunk gives way to, as others need no zeroing.
+    pub(crate) fn prefer_own(&self, lowest: ChunkRun, owner: OwnerId) -> ChunkRun {
+        let is_warm =
+            |at: &ChunkIdx| self.chunk(*at).is_some_and(|it| it.state == ChunkState::Warm);
+        if lowest.length() != Chunks(1) || !is_warm(&lowest.start()) {
+            return lowest;
+        }
+        let of_superchunk = whole(lowest.superchunk()).chunks();
+        let warm = of_superchunk.filter(|at| *at >= lowest.start() && is_warm(at)).take(LOOKS);
+        let is_own = |at: &ChunkIdx| {
+            let bytes_of = self.chunk(*at).and_then(|it| it.bytes_of);
+            bytes_of.is_none_or(|last| last == owner)
+        };
+        ChunkRun::single(warm.into_iter().find(is_own).unwrap_or(lowest.start()))
     }
 
     /// The best that each superchunk has for an extent.
