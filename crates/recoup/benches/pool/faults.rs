@@ -57,6 +57,8 @@ fn print_returning(size: Size, pool: &Pool, threads: usize, length: usize) {
     let without = || by_threads(threads, times, || pool_loop(pool, length));
     let with = || {
         let background = pool.return_in_background(ReturnSettings::default()).expect("a thread");
+        // Somebody else has freed something, so that there is work for it.
+        pool_loop(pool, length)();
         let time = without();
         note("returned meanwhile", &format!("{} MiB", background.stop().bytes.0 >> 20));
         time
