@@ -74,8 +74,8 @@ impl Pool {
     /// Checks the books against each other, and every page of the pool against the kernel's view:
     /// that nobody else maps it, and that there is none where nobody has memory.
     ///
-    /// Costs 5 ms a gigabyte that is in memory. Meanwhile nobody can allocate from the gigabyte that is
-    /// looked at. Needs no privilege; but before Linux 6.7 only root can tell private memory that is
+    /// Costs 5 ms a gigabyte that is in memory, and 1 us for each owner and gigabyte. Meanwhile those who
+    /// ask the book of the gigabyte that is looked at wait, and so does the owner that is. Needs no privilege; but before Linux 6.7 only root can tell private memory that is
     /// shared from memory that was only read, and nobody else is told of it. What other processes map
     /// on purpose, as a virtual machine's back ends do, is reported as shared.
     ///

@@ -25,7 +25,8 @@ impl Pool {
     /// gigabyte that is empty then: as many as the free memory allows, with the fewest copies.
     ///
     /// Costs a copy of what moves, at the speed of memcpy(3) where memory is at hand. Meanwhile
-    /// everybody goes on; who wants an extent that is being copied waits for that one copy.
+    /// everybody goes on; who wants an extent that is being copied waits for that one copy, who allocates
+    /// for the plan (0.1 ms a GiB at most) and for a gigabyte that is unmapped.
     pub fn compact(&self) -> Compaction {
         if !self.0.is_here() {
             return Compaction::default();

@@ -25,14 +25,14 @@ pub enum Error {
     },
     /// The pool has as many gigabytes as it may have, and no room in them.
     #[error(
-        "no room for {} MiB in one piece: {} MiB are free in the pool, which may have {} GiB; free \
-         memory, compact the pool, or make it larger",
+        "no room for {} MiB in one piece: {} MiB are free where this kind of extent comes from, and the \
+         pool has all of its {} GiB; free memory, compact the pool, or make it larger",
         asked.bytes() >> 20, free.bytes() >> 20, limit.0 >> 30
     )]
     Full {
         /// What was asked for.
         asked: Chunks,
-        /// What is free, here and there.
+        /// What is free, here and there, in the gigabytes for extents of this kind.
         free: Chunks,
         /// What the pool may have.
         limit: Bytes,

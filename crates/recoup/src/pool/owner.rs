@@ -15,7 +15,7 @@ use super::extent::{Extent, Place};
 use super::mapping::Span;
 use super::movable::Cell;
 use super::spares::Spares;
-use super::zone::Zone;
+use super::zone::{Granted, Zone};
 use super::zones::{Key, Movability};
 
 /// Somebody who has memory of a pool: an arena, a tenant, a virtual machine. A clone is the same
@@ -24,9 +24,9 @@ use super::zones::{Key, Movability};
 /// Only through its extents can anybody reach an owner's memory. What one owner frees, another gets
 /// zeroed; itself it gets it back as it was.
 ///
-/// Threads that share an owner wait for each other for some 10 ns at a time. Threads that have an owner
-/// each meet only once in 8 chunks, and not at all if these owners have
-/// [gigabytes of their own](OwnerOptions::apart).
+/// Threads that share an owner wait for each other for some 10 ns at a time, or 1 us where the book is
+/// asked. Threads that have an owner each meet only once in 8 chunks, and not at all if these owners
+/// have [gigabytes of their own](OwnerOptions::apart).
 #[derive(Clone, Debug)]
 pub struct Owner(pub(super) Arc<Holder>);
 
@@ -59,7 +59,9 @@ impl OwnerOptions {
         Self { node: Some(node), ..self }
     }
 
-    /// Gigabytes of its own, of which nobody else gets any before they went back to the source.
+    /// Gigabytes of its own, of which nobody else gets any before they went back to the source. The
+    /// pool then keeps books for this owner, which take 2.5 KiB for each gigabyte of the pool's limit,
+    /// and as many addresses as the limit.
     #[must_use]
     pub fn apart(self) -> Self {
         Self { apart: Apart::Yes, ..self }
@@ -119,14 +121,9 @@ impl Owner {
     /// The quota, the pool or its source is exhausted.
     #[inline]
     pub fn chunk(&self) -> Result<Extent> {
-        let mut local = self.0.local();
-        local.is_active = true;
-        let (span, run) = match local.spares.take() {
+        let (span, run) = match self.0.take_spare() {
             Some(spare) => spare,
-            None => {
-                drop(local);
-                self.0.with_room(|zone, local| local.spares.fetch(zone, &mut local.account))?
-            }
+            None => self.0.fetch()?,
         };
         Ok(self.extent(span, Place::Chunks(run)))
     }
@@ -136,12 +133,10 @@ impl Owner {
     /// # Errors
     /// The quota, the pool or its source is exhausted; or no extent has that length.
     pub fn chunks(&self, length: Chunks) -> Result<Extent> {
-        let (span, run) = self.0.with_room(|zone, local| {
-            let granted = zone.allocate(&mut local.account, length, Alignment::Natural)?;
-            let run = granted.grant.extent;
-            Ok((zone.prepare(&mut local.account, granted)?, run))
+        let granted = self.0.hand_out(&self.0.zone, |local| {
+            self.0.zone.allocate(&mut local.account, length, Alignment::Natural)
         })?;
-        Ok(self.extent(span, Place::Chunks(run)))
+        Ok(self.extent(granted.span, Place::Chunks(granted.grant.extent)))
     }
 
     /// A gigabyte.
@@ -161,17 +156,16 @@ impl Owner {
         if !(1..=recoup_core::units::PAGES_PER_CHUNK as u64).contains(&length.0) {
             return Err(Error::pages(length.0));
         }
-        let (span, at) = self.0.with_room(|zone, local| {
-            if let Some(found) = local.desks.take(length) {
-                return Ok(found);
+        let found = self.0.local().desks.take(length);
+        let (span, at) = match found {
+            Some(found) => found,
+            None => {
+                let (span, run) = self.0.take_spare().map_or_else(|| self.0.fetch(), Ok)?;
+                let desks = &mut self.0.local().desks;
+                desks.add(span, run.start());
+                desks.take(length).ok_or(Error::pages(length.0))?
             }
-            let (span, run) = match local.spares.take() {
-                Some(spare) => spare,
-                None => local.spares.fetch(zone, &mut local.account)?,
-            };
-            local.desks.add(span, run.start());
-            local.desks.take(length).ok_or(Error::pages(length.0))
-        })?;
+        };
         Ok(self.extent(span, Place::Pages(at)))
     }
 
@@ -222,32 +216,57 @@ impl Holder {
         Ok(self.movables.get_or_init(|| zone))
     }
 
-    /// Tries once more after all that is kept at hand went back, if it was for want of room.
-    pub(super) fn with_room<T>(
+    /// The chunk that was freed last.
+    #[inline]
+    pub(super) fn take_spare(&self) -> Option<(Span, ChunkRun)> {
+        let mut local = self.local();
+        local.is_active = true;
+        local.spares.take()
+    }
+
+    /// A chunk from the zone.
+    fn fetch(&self) -> Result<(Span, ChunkRun)> {
+        let granted =
+            self.hand_out(&self.zone, |local| local.spares.fetch(&self.zone, &mut local.account))?;
+        Ok((granted.span, granted.grant.extent))
+    }
+
+    /// An extent that `grant` gets from a zone, ready for use. Tries once more after all that is kept at
+    /// hand went back, if it was for want of room.
+    pub(super) fn hand_out(
         &self,
-        mut get: impl FnMut(&Zone, &mut Local) -> Result<T>,
-    ) -> Result<T> {
+        zone: &Zone,
+        mut grant: impl FnMut(&mut Local) -> Result<Granted>,
+    ) -> Result<Granted> {
         if !self.pool.is_here() {
             return Err(Error::Child);
         }
-        let first = get(&self.zone, &mut self.local());
-        match first {
+        let mut once = || {
+            let mut granted = grant(&mut self.local())?;
+            // Fetching and zeroing take long: nobody waits for that.
+            match zone.prepare(&mut granted) {
+                Ok(()) => Ok(granted),
+                Err(error) => {
+                    zone.cancel(&mut self.local().account, [granted]);
+                    Err(error)
+                }
+            }
+        };
+        match once() {
             Err(Error::Quota(_)) => self.give_up_spares(),
             Err(Error::Full { .. }) => self.pool.make_room(),
             Err(Error::Source { .. }) => drop(self.pool.give_back_all()),
             done => return done,
         }
-        get(&self.zone, &mut self.local())
+        once()
     }
 
     /// An extent that may move, known by this handle.
     pub(super) fn movable(&self, length: Chunks, cell: &Arc<Cell>) -> Result<(Span, ChunkRun)> {
         let zone = self.movables()?;
-        self.with_room(|_, local| {
-            let granted = zone.allocate_movable(&mut local.account, length, cell)?;
-            let run = granted.grant.extent;
-            Ok((zone.prepare(&mut local.account, granted)?, run))
-        })
+        let granted =
+            self.hand_out(zone, |local| zone.allocate_movable(&mut local.account, length, cell))?;
+        Ok((granted.span, granted.grant.extent))
     }
 
     /// Puts spare chunks back into the book.

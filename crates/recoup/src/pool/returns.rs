@@ -13,6 +13,7 @@ use crate::inside::Inside;
 
 use super::bell::Call;
 use super::source::{Arrival, Returns};
+use super::transport::Transport;
 use super::zone::{Zone, return_order};
 use super::{Pool, Shared};
 
@@ -169,7 +170,7 @@ impl Turn {
         let due = self.worker.due(zone.hints.pending(), now_ns);
         if due == Due::Now {
             // What failed is counted, and stays in the pool.
-            let _ = self.worker.round(&zone.hints, &mut zone.returning(), &mut zone.returning());
+            let _ = self.worker.round(&zone.hints, &mut Transport(zone), &mut Transport(zone));
         }
         due
     }

@@ -37,17 +37,9 @@ impl Spares {
         self.freed.pop()
     }
 
-    /// A chunk from the zone, ready for use, and others for the next times.
-    pub(super) fn fetch(&mut self, zone: &Zone, account: &mut Account) -> Result<(Span, ChunkRun)> {
-        let granted = match self.fresh.pop() {
-            Some(granted) => granted,
-            None => self.stock_up(zone, account)?,
-        };
-        let run = granted.grant.extent;
-        if granted.is_ready() {
-            return Ok((granted.span, run));
-        }
-        Ok((zone.prepare(account, granted)?, run))
+    /// A chunk from the zone, and others for the next times.
+    pub(super) fn fetch(&mut self, zone: &Zone, account: &mut Account) -> Result<Granted> {
+        self.fresh.pop().map_or_else(|| self.stock_up(zone, account), Ok)
     }
 
     /// Takes several chunks of what the zone has, and at least one.
@@ -91,6 +83,10 @@ impl Spares {
         self.freed.iter().map(|(_, run)| *run).chain(fresh)
     }
 }
+
+/// What the lists take in memory, however long they are.
+pub(super) const BYTES: usize =
+    MOST_FREED * size_of::<(Span, ChunkRun)>() + MOST_FRESH * size_of::<Granted>();
 
 /// How many freed chunks an owner keeps: 32 MiB.
 const MOST_FREED: usize = 16;

@@ -7,6 +7,7 @@ use recoup_core::units::CHUNK_BYTES;
 use recoup_sys::Bytes;
 
 use super::owner::Holder;
+use super::spares;
 use super::zone::Zone;
 use super::{Pool, Shared};
 
@@ -21,7 +22,8 @@ pub struct Usage {
     pub spare: Bytes,
     /// Free memory that is still backed.
     pub warm: Bytes,
-    /// What the pool and its owners keep to know this, whether it is attached or not.
+    /// What the pool and its owners keep to know this, whether it is attached or not; but for what they
+    /// keep for each movable extent, and each chunk that is used in pages.
     pub bookkeeping: Bytes,
 }
 
@@ -31,9 +33,10 @@ impl Pool {
     pub fn usage(&self) -> Usage {
         let holders = self.0.holders();
         let spare = Chunks(holders.iter().map(|holder| holder.local().spares.count().0).sum());
+        let of_owner = size_of::<Holder>() + spares::BYTES;
         let mut usage = Usage {
             spare: Bytes(spare.bytes()),
-            bookkeeping: Bytes((size_of::<Shared>() + holders.len() * size_of::<Holder>()) as u64),
+            bookkeeping: Bytes((size_of::<Shared>() + holders.len() * of_owner) as u64),
             ..Usage::default()
         };
         for (_, zone) in self.0.zones.all() {

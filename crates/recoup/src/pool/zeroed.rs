@@ -7,7 +7,7 @@ use recoup_core::{Alignment, Chunks};
 use super::error::Result;
 use super::extent::{Extent, Place};
 use super::owner::Owner;
-use super::zone::CHUNK;
+use super::zone::{CHUNK, Granted};
 
 impl Owner {
     /// As [`chunks`](Self::chunks), and holding zeroes. What the owner had there before is overwritten,
@@ -16,19 +16,18 @@ impl Owner {
     /// # Errors
     /// The quota, the pool or its source is exhausted; or no extent has that length.
     pub fn zeroed_chunks(&self, length: Chunks) -> Result<Extent> {
-        let (mut span, run, own) = self.0.with_room(|zone, local| {
-            local.is_active = true;
-            if length == Chunks(1)
-                && let Some((span, run)) = local.spares.take()
-            {
-                return Ok((span, run, Bits512::FULL));
+        let spare = if length == Chunks(1) { self.0.take_spare() } else { None };
+        let (mut span, run, own) = match spare {
+            Some((span, run)) => (span, run, Bits512::FULL),
+            None => {
+                let zone = self.0.zone();
+                let Granted { span, grant } = self.0.hand_out(zone, |local| {
+                    zone.allocate(&mut local.account, length, Alignment::Natural)
+                })?;
+                let Grant { extent, foreign, cold } = grant;
+                (span, extent, !(foreign | cold))
             }
-            let granted = zone.allocate(&mut local.account, length, Alignment::Natural)?;
-            let Grant { extent: run, foreign, cold } = granted.grant;
-            let span = zone.prepare(&mut local.account, granted)?;
-            Ok((span, run, !(foreign | cold)))
-        })?;
-        // Others need not wait for this.
+        };
         for (slot, chunk) in run.slots().zip(span.as_mut_slice().chunks_mut(CHUNK)) {
             if own.contains(slot) {
                 chunk.fill(0);

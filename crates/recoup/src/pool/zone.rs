@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use recoup_core::bits::Bits512;
 use recoup_core::book::Grant;
-use recoup_core::hints::{Extent, Fate, FreeMemory, HintMap, Return, Word};
+use recoup_core::hints::{HintMap, Word};
 use recoup_core::refusal::{NotYours, Refused};
 use recoup_core::superchunk as book;
 use recoup_core::units::{CHUNK_ORDER, CHUNKS_PER_SUPERCHUNK, SUPERCHUNK_ORDER};
@@ -59,13 +59,6 @@ pub(super) struct State {
 pub(super) struct Granted {
     pub(super) span: Span,
     pub(super) grant: Grant,
-}
-
-impl Granted {
-    /// Whether it can be used as it is.
-    pub(super) fn is_ready(&self) -> bool {
-        self.grant.foreign.is_empty() && self.grant.cold.is_empty()
-    }
 }
 
 impl Zone {
@@ -196,18 +189,19 @@ impl Zone {
     }
 
     /// Makes an extent ready for its owner: fetches what does not come by itself, and zeroes what
-    /// others have left. If that fails, it is taken back.
-    pub(super) fn prepare(&self, account: &mut Account, mut granted: Granted) -> Result<Span> {
-        if let Err(error) = self.fetch(&granted.grant) {
-            self.cancel(account, [granted]);
-            return Err(error);
-        }
+    /// others have left. Costs 50 us or more a chunk where one of the two is to be done, so nobody calls
+    /// it under a lock.
+    ///
+    /// # Errors
+    /// There is no memory. The extent has to be cancelled then.
+    pub(super) fn prepare(&self, granted: &mut Granted) -> Result<()> {
+        self.fetch(&granted.grant)?;
         let run = granted.grant.extent;
         for place in granted.grant.foreign.ones() {
             let start = (place - run.slots().start) * CHUNK;
             granted.span.as_mut_slice()[start..start + CHUNK].fill(0);
         }
-        Ok(granted.span)
+        Ok(())
     }
 
     /// Puts memory behind an extent, if the source wants that.
@@ -247,10 +241,9 @@ impl Zone {
         let result = strike_off(&mut state.book);
         debug_assert!(result.is_ok(), "an extent that was just handed out: {result:?}");
         drop(state);
-        // The hints of what was warm may have been followed while it was taken.
-        if (grant.cold.count() as u64) < grant.extent.length().0 {
-            self.hint(grant.extent);
-        }
+        // The hints of what was warm, here or next to it in the same page, may have been followed while
+        // this was taken. A hint of what turns out to be cold costs next to nothing.
+        self.hint(grant.extent);
     }
 
     /// What could be fetched goes back: it counts as cold, or as a stranger's.
@@ -304,8 +297,11 @@ impl Zone {
         self.state().book.split(account, run, length).ok()
     }
 
-    /// Hints what was freed.
+    /// Hints what was freed, if it can be given back.
     pub(super) fn hint(&self, run: ChunkRun) -> usize {
+        if self.kind.returns == Returns::Nothing {
+            return 0;
+        }
         let shift = return_order(self.kind) - CHUNK_ORDER;
         let index = |chunk: u64| usize::try_from(chunk >> shift).unwrap_or(usize::MAX);
         let ChunkIdx(start) = run.start();
@@ -364,29 +360,29 @@ impl Zone {
         if self.kind.backing != book::Backing::OnTouch {
             return self.detach_unused();
         }
-        let mut state = self.state();
-        let empty = |(_, superchunk): &(usize, &Superchunk)| {
+        self.detach_those(|superchunk| {
             let tally = superchunk.tally();
             superchunk.is_present()
                 && (tally.takeable, tally.warm, tally.waiting) == (CHUNKS_PER_SUPERCHUNK, 0, 0)
-        };
-        let superchunks = state.book.superchunks().iter().enumerate();
-        let empty: Vec<usize> = superchunks.filter(empty).map(|(index, _)| index).collect();
-        let retired = empty.into_iter().map(|index| SuperchunkIdx(index as u64));
-        retired.filter(|&at| self.detach(&mut state, at)).count() as u64
+        })
     }
 
-    /// Gives superchunks back of which nothing is in use, with what stands behind them.
-    /// Says how many.
+    /// Gives superchunks back of which nothing is in use, with what stands behind them. Says how many.
     pub(super) fn detach_unused(&self) -> u64 {
-        let mut state = self.state();
-        let superchunks = state.book.superchunks().iter().enumerate();
-        let unused = |(_, superchunk): &(usize, &Superchunk)| {
-            superchunk.tally().takeable == CHUNKS_PER_SUPERCHUNK
+        self.detach_those(|superchunk| superchunk.tally().takeable == CHUNKS_PER_SUPERCHUNK)
+    }
+
+    /// Locks the zone for one superchunk at a time: unmapping one takes milliseconds, and whoever
+    /// allocates waits for that.
+    fn detach_those(&self, is_meant: impl Fn(&Superchunk) -> bool) -> u64 {
+        let count = self.state().book.superchunks().len() as u64;
+        let meant = |at: &SuperchunkIdx| {
+            let mut state = self.state();
+            let index = usize::try_from(at.0).unwrap_or(usize::MAX);
+            let superchunk = state.book.superchunks().get(index);
+            superchunk.is_some_and(&is_meant) && self.detach(&mut state, *at)
         };
-        let unused: Vec<usize> = superchunks.filter(unused).map(|(index, _)| index).collect();
-        let detached = unused.into_iter().map(|index| SuperchunkIdx(index as u64));
-        detached.filter(|&at| self.detach(&mut state, at)).count() as u64
+        (0..count).map(SuperchunkIdx).filter(meant).count() as u64
     }
 
     /// Gives a superchunk back of which nothing is in use.
@@ -432,9 +428,18 @@ impl Zone {
         .div_ceil(8)
     }
 
-    /// What gives this zone's memory back.
-    pub(super) fn returning(&self) -> Returning<'_> {
-        Returning(self)
+    /// Gives back the memory behind an extent of free chunks.
+    ///
+    /// # Safety
+    /// The book hands none of it to anybody meanwhile: it was sent, and is not settled.
+    pub(super) unsafe fn give_back(&self, run: ChunkRun) -> recoup_sys::Result<()> {
+        // SAFETY: promised by the caller.
+        unsafe { self.mapping.discard(run, self.backing(run.superchunk())) }
+    }
+
+    /// Tells those who wait for it that an extent is settled.
+    pub(super) fn tell_settled(&self) {
+        self.settled.notify_all();
     }
 }
 
@@ -451,41 +456,6 @@ impl Drop for Zone {
             }
             self.budget.put_back();
         }
-    }
-}
-
-/// A zone's free memory, locked for each step, and the way back for it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Returning<'a>(&'a Zone);
-
-impl FreeMemory for Returning<'_> {
-    fn isolate(&mut self, extent: Extent) -> bool {
-        self.0.state().book.isolate(extent)
-    }
-
-    fn restore(&mut self, extent: Extent) {
-        self.0.state().book.restore(extent);
-    }
-
-    fn send(&mut self, extent: Extent) -> bool {
-        self.0.state().book.send(extent)
-    }
-
-    fn settle(&mut self, extent: Extent, fate: Fate) {
-        self.0.state().book.settle(extent, fate);
-        self.0.settled.notify_all();
-    }
-}
-
-impl Return for Returning<'_> {
-    type Error = recoup_sys::Error;
-
-    fn give_back(&mut self, extents: &[Extent]) -> std::result::Result<(), Self::Error> {
-        extents.iter().filter_map(|extent| extent.run()).try_for_each(|run| {
-            let backing = self.0.backing(run.superchunk());
-            // SAFETY: what was sent, the book hands to nobody until it is settled.
-            unsafe { self.0.mapping.discard(run, backing) }
-        })
     }
 }
 
