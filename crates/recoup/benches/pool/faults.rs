@@ -3,13 +3,14 @@
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use recoup::pool::{OwnerOptions, Pool, ReturnSettings, Thp};
+use recoup::pool::{OwnerOptions, Pool, Thp};
 use recoup_core::Chunks;
 use recoup_sys::Bytes;
 use recoup_testkit::figure::note;
-use recoup_testkit::ratio::Comparison;
+use recoup_testkit::ratio::{Comparison, cpu_time};
 use recoup_testkit::{Figure, HostSetting, Size};
 
+use super::bystander::Bystander;
 use super::others::{self, Block, Kind};
 
 /// How many times faster than mappings in base pages, and in huge ones.
@@ -25,9 +26,9 @@ pub(super) fn print(size: Size) {
     let rounds = size.pick(7, 1);
     for threads in [1, 2] {
         let pool = Pool::new(Thp::private(), Bytes(4 << 30));
-        let by_pool = || by_threads(threads, times * 10, || pool_loop(&pool, length)) / 10;
+        let by_pool = || by_threads(threads, times * 10, || pool_loop(&pool, length)).clock / 10;
         for other in others::ALL {
-            let theirs = || by_threads(threads, times, || move || block(other.kind, length));
+            let theirs = || by_threads(threads, times, || move || block(other.kind, length)).clock;
             let compared = Comparison::run(rounds, by_pool, theirs);
             let faster = 1.0 / compared.ratio();
             let what = format!(
@@ -51,16 +52,15 @@ pub(super) fn print(size: Size) {
     }
 }
 
-/// Long enough for a thread that returns memory to look several times.
+/// Long enough for a thread that returns memory to do so several times. By the processor's time of those
+/// who are measured: what the others take is not theirs.
 fn print_returning(size: Size, pool: &Pool, threads: usize, length: usize) {
     let times = size.pick(20_000, 10);
-    let without = || by_threads(threads, times, || pool_loop(pool, length));
+    let without = || by_threads(threads, times, || pool_loop(pool, length)).processor;
     let with = || {
-        let background = pool.return_in_background(ReturnSettings::default()).expect("a thread");
-        // Somebody else has freed something, so that there is work for it.
-        pool_loop(pool, length)();
+        let bystander = Bystander::start(pool);
         let time = without();
-        note("returned meanwhile", &format!("{} MiB", background.stop().bytes.0 >> 20));
+        bystander.stop();
         time
     };
     let compared = Comparison::run(size.pick(5, 1), with, without);
@@ -86,22 +86,29 @@ fn block(kind: Kind, length: usize) {
     Block::new(kind, length).touch();
 }
 
-/// The time for each to do it so many times, after once that is not counted.
-fn by_threads<W: FnMut()>(threads: usize, times: usize, make: impl Fn() -> W + Sync) -> Duration {
+/// What some threads took.
+#[derive(Clone, Copy, Debug)]
+struct Times {
+    /// By the clock, for all of them.
+    clock: Duration,
+    /// By their processors.
+    processor: Duration,
+}
+
+/// What it takes each to do it so many times, after once that is not counted.
+fn by_threads<W: FnMut()>(threads: usize, times: usize, make: impl Fn() -> W + Sync) -> Times {
     let start = Barrier::new(threads + 1);
     std::thread::scope(|scope| {
         let work = || {
             let mut once = make();
             once();
             start.wait();
-            (0..times).for_each(|_| once());
+            cpu_time(|| (0..times).for_each(|_| once()))
         };
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         start.wait();
         let began = Instant::now();
-        for worker in workers {
-            worker.join().expect("a worker");
-        }
-        began.elapsed()
+        let processor = workers.into_iter().map(|worker| worker.join().expect("a worker")).sum();
+        Times { clock: began.elapsed(), processor }
     })
 }

@@ -1,5 +1,6 @@
 //! The figures of the pool, beside what programs use today: plain mappings, jemalloc and mimalloc.
 
+mod bystander;
 mod compact;
 mod faults;
 mod metadata;

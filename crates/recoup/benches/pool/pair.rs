@@ -4,12 +4,13 @@ use std::hint::black_box;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use recoup::pool::{Extent, Owner, OwnerOptions, Pool, ReturnSettings, Thp};
+use recoup::pool::{Extent, Owner, OwnerOptions, Pool, Thp};
 use recoup_sys::Bytes;
 use recoup_testkit::figure::note;
 use recoup_testkit::ratio::{Comparison, cpu_time, median};
 use recoup_testkit::{Figure, Size};
 
+use super::bystander::Bystander;
 use super::others::{self, Block};
 
 /// What one chunk may cost, taken and given back.
@@ -129,9 +130,9 @@ fn print_returning(size: Size, pool: &Pool, owner: &Owner) {
     let pairs = size.pick(150_000_000, 10_000);
     let round = || cpu_time(|| (0..pairs).for_each(|_| drop(black_box(owner.chunk()))));
     let with = || {
-        let background = pool.return_in_background(ReturnSettings::default()).expect("a thread");
+        let bystander = Bystander::start(pool);
         let time = round();
-        drop(background);
+        bystander.stop();
         time
     };
     let compared = Comparison::run(size.pick(3, 1), with, round);
