@@ -225,7 +225,8 @@ impl Witness {
         }
         let frame = self.frames.as_ref().zip(word.frame());
         let flags = frame.and_then(|(frames, frame)| frames.flags(frame).ok());
-        let can_be = flags.is_none_or(|flags| flags.has(Flags::ZERO_PAGE)) && !word.has(Word::FILE);
+        // In one huge piece it counts as a page of a file.
+        let can_be = flags.map_or(!word.has(Word::FILE), |flags| flags.has(Flags::ZERO_PAGE));
         can_be.then_some(pages.start + Pages(1))
     }
 
