@@ -207,7 +207,9 @@ impl<'a> Raw<'a> {
     fn zeroed(allocator: &'a Large<System>, layout: Layout) -> Self {
         // SAFETY: freed by `drop` only.
         let start = unsafe { allocator.alloc_zeroed(layout) };
-        assert!(!start.is_null() && start.addr().is_multiple_of(layout.align()));
+        let error = std::io::Error::last_os_error();
+        assert!(!start.is_null(), "{layout:?} beside {:?}: {error}", allocator.usage());
+        assert!(start.addr().is_multiple_of(layout.align()));
         Self { allocator, start, layout }
     }
 
@@ -258,10 +260,12 @@ fn what_the_pool_refuses_comes_from_the_other() {
     }
     assert_eq!(held(), Bytes(2 << 20));
     drop(blocks);
-    let mut huge = Raw::zeroed(&allocator, layout(MIB, 2 << 30));
-    assert!(huge.bytes().iter().all(|&byte| byte == 0));
-    assert_eq!(held(), Bytes(0), "no pool has such an alignment");
-    drop(huge);
+    // The kernel sets no such addresses apart on a machine that has less memory.
+    if recoup_testkit::kernel::meminfo_bytes("MemTotal") > 4 * GIB {
+        let mut huge = Raw::zeroed(&allocator, layout(MIB, 2 << 30));
+        assert!(huge.bytes().iter().all(|&byte| byte == 0));
+        assert_eq!(held(), Bytes(0), "no pool has such an alignment");
+    }
     allocator.trim();
     assert_eq!(allocator.audit().expect("a pool").expect("pagemap").violations, []);
 }

@@ -4,6 +4,8 @@
 export PATH=/bin HOME=/tmp RECOUP_BIN_DIR=/bin
 # An emulated machine takes ten times as long for each kill (tests of the companion).
 export RECOUP_KILLS=50
+# And for each random operation on a pool.
+export RECOUP_POOL_OPS=600
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
