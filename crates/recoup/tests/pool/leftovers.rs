@@ -44,6 +44,20 @@ fn comes_back_empty(pool: &Pool) {
     assert!(extents.iter().all(|extent| all_are(extent, 0)), "what the first owner wrote");
 }
 
+#[test]
+fn a_pool_ends_whose_thread_was_stopped() {
+    let pool = Pool::new(Thp::shared().expect("a memfd"), Bytes(GIB));
+    let tenant = owner(&pool);
+    let mut extent = tenant.chunk().expect("a chunk");
+    extent.fill(7);
+    let file = file_at(&extent);
+    let thread = pool.return_in_background(ReturnSettings::default()).expect("a thread");
+    let _ = thread.stop();
+    assert_eq!(file_takes(&file), CHUNK);
+    drop((extent, tenant, pool));
+    assert_eq!(file_takes(&file), 0, "closed");
+}
+
 /// Chunks that were taken in advance and never used are still somebody's leftovers.
 #[test]
 fn what_was_taken_in_advance_goes_back_too() {
