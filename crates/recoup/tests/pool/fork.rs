@@ -2,8 +2,11 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
 
+use recoup::pool::source::{Gigabyte, Kind};
 use recoup::pool::{Error, External, HugeTlb, OwnerOptions, Pool, ReturnSettings, Source, Thp};
 use recoup_core::Chunks;
 use recoup_core::units::Pages;
@@ -97,6 +100,61 @@ fn a_child_does_not_cut_its_parents_memory() {
     // Past the end of a file, a touch would be met by SIGBUS.
     assert!(others.iter().all(|extent| extent.last() == Some(&1)));
     drop(first);
+}
+
+/// A source that keeps whoever wants its second gigabyte waiting, who has the locks of an owner and of a
+/// zone then.
+#[derive(Debug)]
+struct Slow {
+    inner: Thp,
+    taken: AtomicU32,
+    asked: Sender<()>,
+    answered: Mutex<Receiver<()>>,
+}
+
+// SAFETY: its gigabytes are those of another source.
+unsafe impl Source for Slow {
+    fn kind(&self) -> Kind {
+        self.inner.kind()
+    }
+
+    fn take(&self) -> recoup_sys::Result<Gigabyte> {
+        if self.taken.fetch_add(1, Ordering::Relaxed) == 1 {
+            self.asked.send(()).expect("the test");
+            self.answered.lock().expect("one waits").recv().expect("the test");
+        }
+        self.inner.take()
+    }
+
+    fn put_back(&self, gigabyte: Gigabyte) {
+        self.inner.put_back(gigabyte);
+    }
+}
+
+#[test]
+fn a_child_waits_for_no_lock_of_a_thread_that_it_has_not() {
+    let (asked, asks) = mpsc::channel();
+    let (answer, answered) = mpsc::channel();
+    let (inner, answered) = (Thp::private(), Mutex::new(answered));
+    let pool = Pool::new(Slow { inner, taken: AtomicU32::new(0), asked, answered }, Bytes(3 * GIB));
+    let tenant = owner(&pool);
+    let mut all = Some((tenant.chunk(), tenant.chunks(Chunks(2)), tenant.pages(Pages(3))));
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| tenant.gigabyte().map(drop));
+        asks.recv().expect("it is asked");
+        let mut other = Some(tenant.clone());
+        let drops = || {
+            drop((all.take(), other.take()));
+            pool.trim();
+            matches!(tenant.chunks(Chunks(1)), Err(Error::Child))
+        };
+        let end = child(drops);
+        answer.send(()).expect("it waits");
+        assert_eq!(end, End::Exit(0));
+        waiting.join().expect("no panic").expect("a gigabyte");
+    });
+    drop(all.take());
+    assert_empty(&pool);
 }
 
 /// The first process of a PID namespace has the number of its child that is the first of another.
