@@ -14,7 +14,9 @@ use recoup_sys::Bytes;
 use recoup_sys::units::BLOCK;
 use recoup_testkit::{HugePages, kernel, require};
 
-use crate::common::{End, GIB, all_are, assert_clean, assert_empty, child, owner, start, wait};
+use crate::common::{
+    End, GIB, all_are, assert_clean, assert_empty, child, memfd, owner, shared, start, wait,
+};
 
 /// What is there to be harmed: memory of all kinds, in use, at hand and free.
 fn with_children(source: impl Source + 'static) {
@@ -63,7 +65,7 @@ fn a_child_has_no_private_memory() {
 
 #[test]
 fn a_child_has_no_memory_of_a_memfd() {
-    with_children(Thp::shared().expect("a memfd"));
+    with_children(memfd());
 }
 
 #[test]
@@ -71,7 +73,7 @@ fn a_child_has_no_huge_pages() {
     let guard = HugePages::reserve(&[(BLOCK, 32)]);
     require!(guard.is_ok(), "32 huge pages of 2 MiB");
     with_children(HugeTlb::two_mib().expect("huge pages"));
-    with_children(HugeTlb::two_mib().expect("huge pages").shared().expect("a memfd"));
+    with_children(shared(HugeTlb::two_mib().expect("huge pages")));
 }
 
 #[test]
@@ -85,7 +87,7 @@ fn a_child_has_nothing_of_a_file() {
 /// The file is the parent's, who lengthens it: a child that did so too would cut it.
 #[test]
 fn a_child_does_not_cut_its_parents_memory() {
-    let pool = Pool::new(Thp::shared().expect("a memfd"), Bytes(3 * GIB));
+    let pool = Pool::new(memfd(), Bytes(3 * GIB));
     let tenant = owner(&pool);
     let first = tenant.gigabyte().expect("a gigabyte");
     let (mut told, mut tell) = std::io::pipe().expect("a pipe");
@@ -187,7 +189,7 @@ fn in_new_namespace(work: impl FnOnce() -> bool) -> End {
 /// Also a child that is forked while memory comes into the pool cannot touch it.
 #[test]
 fn a_child_of_any_moment_has_no_memory() {
-    let pool = Pool::new(Thp::shared().expect("a memfd"), Bytes(4 * GIB));
+    let pool = Pool::new(memfd(), Bytes(4 * GIB));
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {

@@ -12,20 +12,21 @@ use recoup_sys::units::BLOCK;
 use recoup_testkit::{HugePages, kernel, require};
 
 use crate::common::{
-    CHUNK, GIB, all_are, assert_clean, file_at, file_takes, gigabyte_around, in_memory, owner,
+    CHUNK, GIB, all_are, assert_clean, file_at, file_takes, gigabyte_around, in_memory, memfd,
+    owner, shared,
 };
 
 /// A gigabyte that goes back to a memfd loses its memory, and so its bytes.
 #[test]
 fn a_gigabyte_that_was_shared_comes_back_empty() {
-    comes_back_empty(&Pool::new(Thp::shared().expect("a memfd"), Bytes(GIB)));
+    comes_back_empty(&Pool::new(memfd(), Bytes(GIB)));
 }
 
 #[test]
 fn a_gigabyte_of_shared_huge_pages_comes_back_empty() {
     let guard = HugePages::reserve(&[(BLOCK, 16)]);
     require!(guard.is_ok(), "16 huge pages of 2 MiB");
-    let source = HugeTlb::two_mib().expect("huge pages").shared().expect("a memfd");
+    let source = shared(HugeTlb::two_mib().expect("huge pages"));
     comes_back_empty(&Pool::new(source, Bytes(GIB)));
 }
 
@@ -46,7 +47,7 @@ fn comes_back_empty(pool: &Pool) {
 
 #[test]
 fn a_pool_ends_whose_thread_was_stopped() {
-    let pool = Pool::new(Thp::shared().expect("a memfd"), Bytes(GIB));
+    let pool = Pool::new(memfd(), Bytes(GIB));
     let tenant = owner(&pool);
     let mut extent = tenant.chunk().expect("a chunk");
     extent.fill(7);

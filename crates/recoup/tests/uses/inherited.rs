@@ -10,7 +10,7 @@ use recoup::pool::{Background, Error, Extent, Pool, ReturnSettings, Thp};
 use recoup_core::Chunks;
 use recoup_sys::Bytes;
 
-use super::{GIB, pool_of};
+use super::{GIB, memfd, pool_of};
 
 /// How a child ends that does this.
 fn in_child(work: impl FnOnce() -> bool) -> i32 {
@@ -115,7 +115,7 @@ unsafe impl Source for Impossible {
 
 #[test]
 fn shared_memory_is_not_inherited() {
-    let pool = Pool::new(Impossible(Thp::shared().expect("a memfd")), Bytes(GIB));
+    let pool = Pool::new(Impossible(memfd()), Bytes(GIB));
     let owner = pool.owner(recoup::pool::OwnerOptions::default()).expect("an owner");
     assert!(matches!(owner.chunk(), Err(Error::Source { .. })));
 }
