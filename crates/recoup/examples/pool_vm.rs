@@ -2,6 +2,8 @@
 //!
 //!     cargo run --release -p recoup --features vm --example pool_vm
 
+#![expect(unsafe_code, reason = "a promise about the guests' file")]
+
 use std::error::Error;
 use std::os::unix::fs::FileExt;
 
@@ -10,7 +12,9 @@ use recoup_sys::Bytes;
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let pool = Pool::new(Thp::shared()?, Bytes(8 << 30));
+    // SAFETY: whoever gets the file here only reads it.
+    let source = unsafe { Thp::shared() }?;
+    let pool = Pool::new(source, Bytes(8 << 30));
     let tenant = pool.owner(OwnerOptions::default().quota(Bytes(4 << 30)))?;
     let memory = tenant.guest_memory(Bytes(3584 << 20))?;
     println!("a guest of {} MiB:", tenant.used().0 >> 20);

@@ -232,13 +232,14 @@ pub fn devices() -> BTreeSet<(u32, u32)> {
 }
 
 /// A memfd of hugetlb pages of this size, whose binary logarithm stands above bit 26 of the flags
-/// (memfd_create(2), Linux 4.14).
+/// (memfd_create(2), Linux 4.14), which can be sealed (Linux 4.16).
 ///
 /// # Errors
 /// `ENODEV` or `EINVAL` where the kernel has no pages of this size; those of memfd_create(2).
 pub fn memfd(name: &str, page_size: Bytes) -> rustix::io::Result<OwnedFd> {
     let size = page_size.0.checked_ilog2().ok_or(Errno::INVAL)? << 26;
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | MemfdFlags::from_bits_retain(size);
+    let kind = MemfdFlags::HUGETLB | MemfdFlags::from_bits_retain(size);
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | kind;
     rustix::fs::memfd_create(name, flags)
 }
 

@@ -14,8 +14,8 @@ use super::owner::Owner;
 /// chunks of 2 MiB, up to 1 GiB. A block longer than that is refused, as is an alignment above 1 GiB; one
 /// aligned to more than its length takes as much as its alignment.
 ///
-/// Blocks shrink where they are, also from gigabytes to megabytes, without a copy. They grow where
-/// they are within their pages or chunks. Zeroed blocks above 1 MiB are not touched where they come fresh
+/// Blocks shrink where they are, also from gigabytes to megabytes, without a copy; only from chunks to
+/// pages they move. They grow where they are within their pages or chunks. Zeroed blocks above 1 MiB are not touched where they come fresh
 /// from the source.
 ///
 /// ```

@@ -78,13 +78,13 @@ impl Bell {
 
     /// Has whoever listens stop.
     pub(super) fn silence(&self) {
-        self.threshold.store(usize::MAX, Ordering::Relaxed);
         self.state().stop = true;
         self.rung.notify_all();
     }
 
     /// The thread has gone.
     pub(super) fn leave(&self) {
+        self.threshold.store(usize::MAX, Ordering::Relaxed);
         self.sleeps_long.store(false, Ordering::Relaxed);
         *self.state() = State::default();
     }

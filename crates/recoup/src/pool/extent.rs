@@ -19,8 +19,9 @@ use super::source::Kind;
 /// Memory that belongs to one owner, at an address that stays what it is: a slice of bytes. Dropping
 /// it frees it.
 ///
-/// It holds zeroes, or what this owner last had there. A forked child does not have it: there, a
-/// touch is met by SIGSEGV.
+/// It holds zeroes, or what this owner last had there. A forked child does not have it (unless its
+/// [source](super::Thp::inherited) says so), and must not touch it: nothing is at these addresses there
+/// until the child maps something itself, which may come to lie there.
 pub struct Extent {
     holder: Arc<Holder>,
     span: Span,

@@ -38,7 +38,7 @@ use crate::inside::Inside;
 /// - **Freed memory** stays in the pool until [`return_in_background`](Self::return_in_background) or
 ///   [`trim`](Self::trim) gives it back: without either, the program keeps what it once needed.
 /// - **Growth is a copy**: a block that outgrows its chunks moves, where an allocator by mmap(2) would have
-///   the kernel move its pages. Shrinking is none.
+///   the kernel move its pages. Shrinking is one only from chunks to pages (1 MiB and less).
 /// - **The pool** is made with the first large block. Its own books, and whatever is allocated while this
 ///   thread is in it, come from the other allocator.
 /// - **A forked child** keeps all blocks, as copies. It gets large blocks from the other allocator, and

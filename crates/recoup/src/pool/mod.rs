@@ -20,7 +20,8 @@
 //!    [`Movable`]. What somebody else had is zeroed before an owner gets it.
 //! 2. A forked child has none of it, unless its [source](Thp::inherited) says so.
 //! 3. What is refused changes nothing, and nothing is handed out that the kernel would refuse at the
-//!    first touch.
+//!    first touch: but for [ordinary memory](Thp), of which the machine can be short at any touch
+//!    ([`Extent::prefault`] finds out before), and files on some [file systems](External).
 //! 4. An extent stays where it is; a movable one goes where a compaction needs it, but never while
 //!    somebody reads or writes it.
 //! 5. Free memory goes back while others allocate; who waits for it, waits for one request, or for one

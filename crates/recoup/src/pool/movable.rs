@@ -101,6 +101,9 @@ impl Movable {
 
 impl Drop for Movable {
     fn drop(&mut self) {
+        if !self.holder.is_here() {
+            return;
+        }
         let mut held = self.cell.held.write().unwrap_or_else(PoisonError::into_inner);
         if let Some((span, run)) = held.take() {
             self.holder.release_movable(&self.zone, span, run);

@@ -269,8 +269,18 @@ impl Holder {
         Ok((granted.span, granted.grant.extent))
     }
 
+    /// Whether this process has its memory. A forked child that has not takes no lock either: another
+    /// thread may have held it at the time of the fork, and nobody opens it here.
+    #[inline]
+    pub(super) fn is_here(&self) -> bool {
+        self.zone.mapping().is_of_this_process()
+    }
+
     /// Puts spare chunks back into the book.
     pub(super) fn give_up_spares(&self) {
+        if !self.is_here() {
+            return;
+        }
         let local = &mut *self.local();
         let pending = local.spares.give_up(&self.zone, &mut local.account);
         self.pool.bell.freed(pending);
@@ -279,6 +289,9 @@ impl Holder {
     /// Takes an extent back.
     #[inline]
     pub(super) fn release(&self, span: Span, place: Place) {
+        if !self.is_here() {
+            return;
+        }
         let local = &mut *self.local();
         local.is_active = true;
         let (span, run) = match place {
@@ -306,6 +319,9 @@ impl Holder {
 
 impl Drop for Holder {
     fn drop(&mut self) {
+        if !self.is_here() {
+            return;
+        }
         self.give_up_spares();
         // Nobody finds its lock any more.
         self.pool.bell.ring();

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use recoup_core::hints::{BATCH, Due, Settings, Stats, Worker};
 use recoup_core::units::PAGE_SHIFT;
 use recoup_sys::Bytes;
+use recoup_sys::home::Home;
 
 use crate::inside::Inside;
 
@@ -60,14 +61,13 @@ impl Pool {
     /// # Errors
     /// No thread can be made; `AlreadyExists` if the pool has one.
     pub fn return_in_background(&self, settings: ReturnSettings) -> io::Result<Background> {
+        let home = Home::new().map_err(io::Error::other)?;
         self.0.bell.listen(settings.threshold)?;
         let shared = Arc::clone(&self.0);
         let work = move || Thread::new(&shared, settings).run();
-        // Without a thread this still is one, whose end tells the bell.
-        let mut background = Background { pool: Arc::clone(&self.0), thread: None };
-        background.thread =
-            Some(std::thread::Builder::new().name("recoup-return".to_owned()).spawn(work)?);
-        Ok(background)
+        let thread = std::thread::Builder::new().name("recoup-return".to_owned()).spawn(work);
+        let thread = thread.inspect_err(|_| self.0.bell.leave())?;
+        Ok(Background { pool: Arc::clone(&self.0), home, thread: Some(thread) })
     }
 }
 
@@ -95,6 +95,8 @@ impl Shared {
 #[derive(Debug)]
 pub struct Background {
     pool: Arc<Shared>,
+    /// Whose thread it is. A forked child may have the pool, but never the thread.
+    home: Home,
     thread: Option<JoinHandle<Returned>>,
 }
 
@@ -102,21 +104,24 @@ impl Background {
     /// Ends it, and says what it has given back.
     #[must_use]
     pub fn stop(mut self) -> Returned {
-        let done = self.end();
-        // What is left of it has no thread to end.
-        std::mem::forget(self);
-        done
+        self.end()
     }
 
+    /// Ends it once.
     fn end(&mut self) -> Returned {
-        if !self.pool.is_here() {
+        let Some(thread) = self.thread.take() else { return Returned::default() };
+        if !self.home.is_here() {
             // The thread is the parent's: here, nobody would end a wait for it.
-            std::mem::forget(self.thread.take());
+            std::mem::forget(thread);
+            if self.pool.is_here() {
+                // Whoever has inherited the pool may start one here.
+                self.pool.bell.leave();
+            }
             return Returned::default();
         }
         self.pool.bell.silence();
         // A thread that has panicked needs no more than to be gone.
-        let done = self.thread.take().and_then(|thread| thread.join().ok());
+        let done = thread.join().ok();
         self.pool.bell.leave();
         done.unwrap_or_default()
     }

@@ -39,7 +39,7 @@ impl Owner {
     ///
     /// The file of a shared source is all of the pool's, and mapping it is what nobody here can prevent: a
     /// back end that has it can reach every guest of this pool, and has to end before its guest's
-    /// memory is dropped. Where that is not to be, each guest gets a pool of its own.
+    /// memory is dropped. That it does was promised when the source was [made](super::Thp::shared). Where that is not to be, each guest gets a pool of its own.
     ///
     /// # Errors
     /// The quota, the pool or its source is exhausted; or no bytes were asked for.
@@ -48,7 +48,9 @@ impl Owner {
     /// use recoup::pool::{OwnerOptions, Pool, Thp};
     /// use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
     ///
-    /// let pool = Pool::new(Thp::shared()?, recoup_sys::Bytes(1 << 30));
+    /// // SAFETY: nobody here writes to the file.
+    /// let source = unsafe { Thp::shared() }?;
+    /// let pool = Pool::new(source, recoup_sys::Bytes(1 << 30));
     /// let tenant = pool.owner(OwnerOptions::default())?;
     /// let memory = tenant.guest_memory(recoup_sys::Bytes(64 << 20))?;
     /// memory.write_obj(0xC0DE_u32, GuestAddress(0x7C00))?;

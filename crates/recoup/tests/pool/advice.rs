@@ -13,7 +13,7 @@ use recoup_sys::{Bytes, PageIdx};
 use recoup_testkit::kernel::{self, smaps_bytes_in};
 use recoup_testkit::{HugePages, require};
 
-use crate::common::{GIB, all_are, assert_clean, in_memory, owner};
+use crate::common::{GIB, all_are, assert_clean, in_memory, memfd, owner, shared};
 
 /// A row: its name, the number, and since when the kernel knows it for private memory, and for shared.
 struct Row {
@@ -172,7 +172,7 @@ fn of_private_memory() {
 
 #[test]
 fn of_a_memfd() {
-    column(Thp::shared().expect("a memfd"), 1);
+    column(memfd(), 1);
 }
 
 #[test]
@@ -182,7 +182,7 @@ fn of_huge_pages() {
     require!(kernel::version() >= (5, 18), "MADV_DONTNEED of huge pages (Linux 5.18)");
     let source = || HugeTlb::two_mib().expect("huge pages");
     column(source(), 2);
-    column(source().shared().expect("a memfd"), 3);
+    column(shared(source()), 3);
 }
 
 #[test]
@@ -191,7 +191,7 @@ fn of_a_part_of_a_huge_gigabyte() {
     require!(guard.is_ok(), "a huge page of 1 GiB");
     let source = || HugeTlb::one_gib().expect("huge pages");
     column(source(), 4);
-    column(source().shared().expect("a memfd"), 5);
+    column(shared(source()), 5);
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn is_refused(result: Result<(), Error>) -> bool {
 /// What is on offer has its effect, on chunks and on pages.
 #[test]
 fn what_is_safe_has_its_effect() {
-    for source in [Thp::private(), Thp::shared().expect("a memfd")] {
+    for source in [Thp::private(), memfd()] {
         let pool = Pool::new(source, Bytes(GIB));
         let tenant = owner(&pool);
         let mut extents = [tenant.chunk(), tenant.pages(Pages(64))].map(|it| it.expect("memory"));

@@ -10,12 +10,12 @@ use recoup_sys::units::BLOCK;
 use recoup_sys::{Bytes, Pages};
 use recoup_testkit::{HugePages, kernel, require};
 
-use crate::common::{End, GIB, all_are, assert_clean, file_at, owner, start, wait};
+use crate::common::{End, GIB, all_are, assert_clean, file_at, memfd, owner, shared, start, wait};
 
 /// Reading what was never written maps the kernel's page of zeroes, which is everybody's.
 #[test]
 fn memory_that_was_only_read_is_nobody_elses() {
-    for source in [Thp::private(), Thp::shared().expect("a memfd")] {
+    for source in [Thp::private(), memfd()] {
         let pool = Pool::new(source, Bytes(GIB));
         let tenant = owner(&pool);
         let extents: Vec<_> = (0..4).map(|_| tenant.chunk().expect("a chunk")).collect();
@@ -98,7 +98,7 @@ fn finds_a_second_mapping(source: impl Source + 'static) {
 
 #[test]
 fn a_second_mapping_of_a_memfd() {
-    finds_a_second_mapping(Thp::shared().expect("a memfd"));
+    finds_a_second_mapping(memfd());
 }
 
 #[test]
@@ -106,13 +106,13 @@ fn a_second_mapping_of_huge_pages() {
     let guard = HugePages::reserve(&[(BLOCK, 8)]);
     require!(guard.is_ok(), "8 huge pages of 2 MiB");
     let source = HugeTlb::two_mib().expect("huge pages");
-    finds_a_second_mapping(source.shared().expect("a memfd"));
+    finds_a_second_mapping(shared(source));
 }
 
 /// A child that was given the memory by hand.
 #[test]
 fn memory_that_a_child_has() {
-    for source in [Thp::private(), Thp::shared().expect("a memfd")] {
+    for source in [Thp::private(), memfd()] {
         let pool = Pool::new(source, Bytes(GIB));
         let tenant = owner(&pool);
         let mut extent = tenant.chunks(Chunks(2)).expect("chunks");

@@ -2,11 +2,23 @@
 
 use std::os::unix::fs::{FileExt, MetadataExt};
 
-use recoup::pool::{Owner, OwnerOptions, Pool};
+use recoup::pool::{HugeTlb, Owner, OwnerOptions, Pool, Thp};
 use recoup_sys::Bytes;
 
 pub(crate) const CHUNK: u64 = 2 << 20;
 pub(crate) const GIB: u64 = 1 << 30;
+
+/// Memory of a memfd.
+pub(crate) fn memfd() -> Thp {
+    // SAFETY: who looks for the file here changes only what is his.
+    unsafe { Thp::shared() }.expect("a memfd")
+}
+
+/// The same huge pages from a memfd.
+pub(crate) fn shared(pages: HugeTlb) -> HugeTlb {
+    // SAFETY: as above.
+    unsafe { pages.shared() }.expect("a memfd")
+}
 
 pub(crate) fn owner(pool: &Pool) -> Owner {
     pool.owner(OwnerOptions::default()).expect("an owner")

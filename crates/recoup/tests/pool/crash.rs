@@ -8,7 +8,7 @@ use recoup_sys::Bytes;
 use recoup_sys::units::BLOCK;
 use recoup_testkit::{HugePages, kernel, require};
 
-use crate::common::{End, GIB, owner, start, wait};
+use crate::common::{End, GIB, owner, shared, start, wait};
 
 fn free() -> u64 {
     kernel::hugetlb(BLOCK.0, "free_hugepages").expect("a pool")
@@ -60,7 +60,7 @@ fn huge_pages_come_back_from_a_process_that_is_killed_or_crashes() {
     let guard = HugePages::reserve(&[(BLOCK, 16)]);
     require!(guard.is_ok(), "16 huge pages of 2 MiB");
     let private = || HugeTlb::two_mib().expect("huge pages");
-    let shared = || HugeTlb::two_mib().expect("huge pages").shared().expect("a memfd");
+    let shared = || shared(HugeTlb::two_mib().expect("huge pages"));
     for source in [private as fn() -> HugeTlb, shared] {
         ends_by(libc::SIGKILL, source, sleeps);
         ends_by(libc::SIGSEGV, source, touches_nothing);

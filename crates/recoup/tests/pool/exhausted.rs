@@ -9,7 +9,7 @@ use recoup_sys::Bytes;
 use recoup_sys::units::{BLOCK, PMD_TABLE_SPAN};
 use recoup_testkit::{HugePages, kernel, require};
 
-use crate::common::{CHUNK, GIB, all_are, assert_clean, assert_empty, owner};
+use crate::common::{CHUNK, GIB, all_are, assert_clean, assert_empty, owner, shared};
 
 fn free(page: Bytes) -> u64 {
     kernel::hugetlb(page.0, "free_hugepages").expect("a pool")
@@ -49,7 +49,7 @@ fn huge_pages_of_two_mib() {
     require!(free(BLOCK) == 8, "a machine where nobody else has huge pages");
     let source = || HugeTlb::two_mib().expect("huge pages");
     with_eight_chunks(&Pool::new(source(), Bytes(4 * GIB)), || free(BLOCK));
-    let shared = source().shared().expect("a memfd");
+    let shared = shared(source());
     with_eight_chunks(&Pool::new(shared, Bytes(4 * GIB)), || free(BLOCK));
     assert_eq!(free(BLOCK), 8);
 }
@@ -60,10 +60,7 @@ fn a_huge_gigabyte() {
     require!(guard.is_ok(), "a huge page of 1 GiB");
     require!(free(PMD_TABLE_SPAN) == 1, "a machine where nobody else has huge pages");
     let source = || HugeTlb::one_gib().expect("huge pages");
-    for pool in [
-        Pool::new(source(), Bytes(4 * GIB)),
-        Pool::new(source().shared().expect("a memfd"), Bytes(4 * GIB)),
-    ] {
+    for pool in [Pool::new(source(), Bytes(4 * GIB)), Pool::new(shared(source()), Bytes(4 * GIB))] {
         let tenant = owner(&pool);
         let mut all: Vec<_> = std::iter::from_fn(|| tenant.chunk().ok()).collect();
         assert_eq!((all.len(), free(PMD_TABLE_SPAN)), (512, 0));

@@ -2,8 +2,11 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
 
+use recoup::pool::source::{Gigabyte, Kind};
 use recoup::pool::{Error, External, HugeTlb, OwnerOptions, Pool, ReturnSettings, Source, Thp};
 use recoup_core::Chunks;
 use recoup_core::units::Pages;
@@ -11,7 +14,9 @@ use recoup_sys::Bytes;
 use recoup_sys::units::BLOCK;
 use recoup_testkit::{HugePages, kernel, require};
 
-use crate::common::{End, GIB, all_are, assert_clean, assert_empty, child, owner, start, wait};
+use crate::common::{
+    End, GIB, all_are, assert_clean, assert_empty, child, memfd, owner, shared, start, wait,
+};
 
 /// What is there to be harmed: memory of all kinds, in use, at hand and free.
 fn with_children(source: impl Source + 'static) {
@@ -60,7 +65,7 @@ fn a_child_has_no_private_memory() {
 
 #[test]
 fn a_child_has_no_memory_of_a_memfd() {
-    with_children(Thp::shared().expect("a memfd"));
+    with_children(memfd());
 }
 
 #[test]
@@ -68,7 +73,7 @@ fn a_child_has_no_huge_pages() {
     let guard = HugePages::reserve(&[(BLOCK, 32)]);
     require!(guard.is_ok(), "32 huge pages of 2 MiB");
     with_children(HugeTlb::two_mib().expect("huge pages"));
-    with_children(HugeTlb::two_mib().expect("huge pages").shared().expect("a memfd"));
+    with_children(shared(HugeTlb::two_mib().expect("huge pages")));
 }
 
 #[test]
@@ -82,7 +87,7 @@ fn a_child_has_nothing_of_a_file() {
 /// The file is the parent's, who lengthens it: a child that did so too would cut it.
 #[test]
 fn a_child_does_not_cut_its_parents_memory() {
-    let pool = Pool::new(Thp::shared().expect("a memfd"), Bytes(3 * GIB));
+    let pool = Pool::new(memfd(), Bytes(3 * GIB));
     let tenant = owner(&pool);
     let first = tenant.gigabyte().expect("a gigabyte");
     let (mut told, mut tell) = std::io::pipe().expect("a pipe");
@@ -97,6 +102,61 @@ fn a_child_does_not_cut_its_parents_memory() {
     // Past the end of a file, a touch would be met by SIGBUS.
     assert!(others.iter().all(|extent| extent.last() == Some(&1)));
     drop(first);
+}
+
+/// A source that keeps whoever wants its second gigabyte waiting, who has the locks of an owner and of a
+/// zone then.
+#[derive(Debug)]
+struct Slow {
+    inner: Thp,
+    taken: AtomicU32,
+    asked: Sender<()>,
+    answered: Mutex<Receiver<()>>,
+}
+
+// SAFETY: its gigabytes are those of another source.
+unsafe impl Source for Slow {
+    fn kind(&self) -> Kind {
+        self.inner.kind()
+    }
+
+    fn take(&self) -> recoup_sys::Result<Gigabyte> {
+        if self.taken.fetch_add(1, Ordering::Relaxed) == 1 {
+            self.asked.send(()).expect("the test");
+            self.answered.lock().expect("one waits").recv().expect("the test");
+        }
+        self.inner.take()
+    }
+
+    fn put_back(&self, gigabyte: Gigabyte) {
+        self.inner.put_back(gigabyte);
+    }
+}
+
+#[test]
+fn a_child_waits_for_no_lock_of_a_thread_that_it_has_not() {
+    let (asked, asks) = mpsc::channel();
+    let (answer, answered) = mpsc::channel();
+    let (inner, answered) = (Thp::private(), Mutex::new(answered));
+    let pool = Pool::new(Slow { inner, taken: AtomicU32::new(0), asked, answered }, Bytes(3 * GIB));
+    let tenant = owner(&pool);
+    let mut all = Some((tenant.chunk(), tenant.chunks(Chunks(2)), tenant.pages(Pages(3))));
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| tenant.gigabyte().map(drop));
+        asks.recv().expect("it is asked");
+        let mut other = Some(tenant.clone());
+        let drops = || {
+            drop((all.take(), other.take()));
+            pool.trim();
+            matches!(tenant.chunks(Chunks(1)), Err(Error::Child))
+        };
+        let end = child(drops);
+        answer.send(()).expect("it waits");
+        assert_eq!(end, End::Exit(0));
+        waiting.join().expect("no panic").expect("a gigabyte");
+    });
+    drop(all.take());
+    assert_empty(&pool);
 }
 
 /// The first process of a PID namespace has the number of its child that is the first of another.
@@ -129,7 +189,7 @@ fn in_new_namespace(work: impl FnOnce() -> bool) -> End {
 /// Also a child that is forked while memory comes into the pool cannot touch it.
 #[test]
 fn a_child_of_any_moment_has_no_memory() {
-    let pool = Pool::new(Thp::shared().expect("a memfd"), Bytes(4 * GIB));
+    let pool = Pool::new(memfd(), Bytes(4 * GIB));
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {

@@ -12,20 +12,21 @@ use recoup_sys::units::BLOCK;
 use recoup_testkit::{HugePages, kernel, require};
 
 use crate::common::{
-    CHUNK, GIB, all_are, assert_clean, file_at, file_takes, gigabyte_around, in_memory, owner,
+    CHUNK, GIB, all_are, assert_clean, file_at, file_takes, gigabyte_around, in_memory, memfd,
+    owner, shared,
 };
 
 /// A gigabyte that goes back to a memfd loses its memory, and so its bytes.
 #[test]
 fn a_gigabyte_that_was_shared_comes_back_empty() {
-    comes_back_empty(&Pool::new(Thp::shared().expect("a memfd"), Bytes(GIB)));
+    comes_back_empty(&Pool::new(memfd(), Bytes(GIB)));
 }
 
 #[test]
 fn a_gigabyte_of_shared_huge_pages_comes_back_empty() {
     let guard = HugePages::reserve(&[(BLOCK, 16)]);
     require!(guard.is_ok(), "16 huge pages of 2 MiB");
-    let source = HugeTlb::two_mib().expect("huge pages").shared().expect("a memfd");
+    let source = shared(HugeTlb::two_mib().expect("huge pages"));
     comes_back_empty(&Pool::new(source, Bytes(GIB)));
 }
 
@@ -42,6 +43,20 @@ fn comes_back_empty(pool: &Pool) {
     let second = owner(pool);
     let extents: Vec<_> = (0..8).map(|_| second.chunk().expect("a chunk")).collect();
     assert!(extents.iter().all(|extent| all_are(extent, 0)), "what the first owner wrote");
+}
+
+#[test]
+fn a_pool_ends_whose_thread_was_stopped() {
+    let pool = Pool::new(memfd(), Bytes(GIB));
+    let tenant = owner(&pool);
+    let mut extent = tenant.chunk().expect("a chunk");
+    extent.fill(7);
+    let file = file_at(&extent);
+    let thread = pool.return_in_background(ReturnSettings::default()).expect("a thread");
+    let _ = thread.stop();
+    assert_eq!(file_takes(&file), CHUNK);
+    drop((extent, tenant, pool));
+    assert_eq!(file_takes(&file), 0, "closed");
 }
 
 /// Chunks that were taken in advance and never used are still somebody's leftovers.

@@ -12,7 +12,7 @@ use recoup_core::Chunks;
 use recoup_core::units::Pages;
 use recoup_sys::Bytes;
 
-use crate::common::{CHUNK, GIB, Random, assert_clean, assert_empty, steps};
+use crate::common::{CHUNK, GIB, Random, assert_clean, assert_empty, memfd, steps};
 
 #[derive(Clone, Copy, Debug)]
 enum Op {
@@ -327,5 +327,5 @@ fn private_memory_does_what_a_model_does() {
 
 #[test]
 fn a_memfd_does_what_a_model_does() {
-    Model::new(Thp::shared().expect("a memfd"), seed(0xfeed)).run(steps(10_000));
+    Model::new(memfd(), seed(0xfeed)).run(steps(10_000));
 }

@@ -15,7 +15,7 @@ use recoup_testkit::{HugePages, kernel, require};
 
 use crate::common::{
     CHUNK, GIB, all_are, assert_clean, assert_empty, file_at, file_takes, gigabyte_around,
-    in_memory, owner,
+    in_memory, memfd, owner, shared,
 };
 
 /// A pool, the unit in which its source gives memory, and how much of it is taken.
@@ -103,7 +103,7 @@ fn private_memory() {
 
 #[test]
 fn a_memfd() {
-    let pool = Pool::new(Thp::shared().expect("a memfd"), Bytes(4 * GIB));
+    let pool = Pool::new(memfd(), Bytes(4 * GIB));
     behaves(Case { pool, unit: CHUNK, taken: of_file, left: 0 });
 }
 
@@ -114,7 +114,7 @@ fn huge_pages_of_two_mib() {
     let source = || HugeTlb::two_mib().expect("huge pages");
     let pool = |source: HugeTlb| Pool::new(source, Bytes(4 * GIB));
     behaves(Case { pool: pool(source()), unit: CHUNK, taken: of_blocks, left: 0 });
-    let shared = source().shared().expect("a memfd");
+    let shared = shared(source());
     behaves(Case { pool: pool(shared), unit: CHUNK, taken: of_blocks, left: 0 });
 }
 
@@ -125,7 +125,7 @@ fn a_huge_gigabyte() {
     let source = || HugeTlb::one_gib().expect("huge pages");
     let pool = |source: HugeTlb| Pool::new(source, Bytes(4 * GIB));
     behaves(Case { pool: pool(source()), unit: GIB, taken: of_gigabytes, left: 0 });
-    let shared = source().shared().expect("a memfd");
+    let shared = shared(source());
     behaves(Case { pool: pool(shared), unit: GIB, taken: of_gigabytes, left: 0 });
 }
 

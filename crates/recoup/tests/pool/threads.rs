@@ -13,7 +13,7 @@ use recoup_sys::Bytes;
 use recoup_sys::units::BLOCK;
 use recoup_testkit::{HugePages, require};
 
-use crate::common::{GIB, Random, assert_empty, steps};
+use crate::common::{GIB, Random, assert_empty, memfd, steps};
 
 /// Memory with a mark at both ends, and in its midst.
 enum Held {
@@ -150,7 +150,7 @@ fn private_memory() {
 
 #[test]
 fn a_memfd() {
-    with_threads(Thp::shared().expect("a memfd"), Bytes(4 * GIB));
+    with_threads(memfd(), Bytes(4 * GIB));
 }
 
 /// With too few of them: whoever gets some can use them.

@@ -2,12 +2,15 @@
 
 #![expect(unsafe_code, reason = "the test forks, and has a source of its own")]
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
 use recoup::pool::source::{Gigabyte, Kind, Source};
-use recoup::pool::{Error, Extent, Pool, Thp};
+use recoup::pool::{Background, Error, Extent, Pool, ReturnSettings, Thp};
 use recoup_core::Chunks;
 use recoup_sys::Bytes;
 
-use super::{GIB, pool_of};
+use super::{GIB, memfd, pool_of};
 
 /// How a child ends that does this.
 fn in_child(work: impl FnOnce() -> bool) -> i32 {
@@ -55,6 +58,42 @@ fn a_child_has_copies_only_where_the_source_says_so() {
     assert_eq!(pool.audit().expect("pagemap").violations, []);
 }
 
+/// Waits until the thread that returns memory sleeps (futex(2)), without a lock.
+fn until_it_sleeps() {
+    let is_it = |task: &Path| {
+        let read = |name| std::fs::read_to_string(task.join(name)).unwrap_or_default();
+        let sleeps = format!("{} ", libc::SYS_futex);
+        read("comm").trim() == "recoup-return" && read("syscall").starts_with(&sleeps)
+    };
+    let tasks = || std::fs::read_dir("/proc/self/task").expect("tasks").flatten();
+    while !tasks().any(|task| is_it(&task.path())) {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_child_does_not_wait_for_its_parent_s_thread() {
+    let (pool, owner) = pool_of(Thp::inherited(), Bytes(GIB));
+    drop(owner.chunks(Chunks(2)).expect("room"));
+    let start = || pool.return_in_background(ReturnSettings::default());
+    let mut background = Some(start().expect("a thread"));
+    until_it_sleeps();
+    let status = in_child(|| {
+        // A panic would unwind into the parent's test.
+        let dropped = catch_unwind(AssertUnwindSafe(|| drop(background.take()))).is_ok();
+        let mut extent = owner.chunks(Chunks(3)).expect("room");
+        extent.fill(1);
+        drop(extent);
+        // Its own thread it waits for.
+        let own = start().map(Background::stop).is_ok();
+        dropped && own && start().is_ok()
+    });
+    assert_eq!(status, 0);
+    assert!(start().is_err(), "the parent's thread is still there");
+    drop(background.take());
+    assert!(start().is_ok());
+}
+
 /// Shared memory that children should get a copy of, which cannot be.
 #[derive(Debug)]
 struct Impossible(Thp);
@@ -76,7 +115,7 @@ unsafe impl Source for Impossible {
 
 #[test]
 fn shared_memory_is_not_inherited() {
-    let pool = Pool::new(Impossible(Thp::shared().expect("a memfd")), Bytes(GIB));
+    let pool = Pool::new(Impossible(memfd()), Bytes(GIB));
     let owner = pool.owner(recoup::pool::OwnerOptions::default()).expect("an owner");
     assert!(matches!(owner.chunk(), Err(Error::Source { .. })));
 }

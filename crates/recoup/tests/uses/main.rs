@@ -9,7 +9,7 @@ mod prefault;
 mod vm;
 mod zeroed;
 
-use recoup::pool::{Owner, OwnerOptions, Pool, Source};
+use recoup::pool::{HugeTlb, Owner, OwnerOptions, Pool, Source, Thp};
 use recoup_sys::Bytes;
 use recoup_testkit::kernel::smaps_bytes_in;
 
@@ -22,6 +22,20 @@ fn pool_of(source: impl Source + 'static, limit: Bytes) -> (Pool, Owner) {
     let pool = Pool::new(source, limit);
     let owner = pool.owner(OwnerOptions::default()).expect("an owner");
     (pool, owner)
+}
+
+/// Memory of a memfd.
+#[expect(unsafe_code, reason = "a promise about the file")]
+fn memfd() -> Thp {
+    // SAFETY: who looks at the file here changes only what is his.
+    unsafe { Thp::shared() }.expect("a memfd")
+}
+
+/// The same huge pages from a memfd.
+#[expect(unsafe_code, reason = "a promise about the file")]
+fn shared(pages: HugeTlb) -> HugeTlb {
+    // SAFETY: as above.
+    unsafe { pages.shared() }.expect("a memfd")
 }
 
 fn own_pid() -> i32 {

@@ -9,7 +9,7 @@ use recoup_sys::Bytes;
 use recoup_sys::pagemap::{Pagemap, Word};
 use recoup_testkit::{HostSetting, require};
 
-use super::{GIB, MIB, own_pid, pool_of};
+use super::{GIB, MIB, memfd, own_pid, pool_of, shared};
 
 /// 70 MiB: two slices, and some.
 const LENGTH: Chunks = Chunks(35);
@@ -48,7 +48,7 @@ fn private_memory_is_there_before_a_touch() {
 
 #[test]
 fn shared_memory_is_there_before_a_touch() {
-    check(Thp::shared().expect("a memfd"), true);
+    check(memfd(), true);
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn hugetlb_pages_are_there_when_they_are_handed_out() {
     let before: u64 = std::fs::read_to_string(pool).unwrap_or_default().trim().parse().unwrap_or(0);
     let _setting = HostSetting::set(pool, &(before + needed).to_string());
     check(HugeTlb::two_mib().expect("pages of 2 MiB"), false);
-    check(HugeTlb::two_mib().expect("pages of 2 MiB").shared().expect("a memfd"), false);
+    check(shared(HugeTlb::two_mib().expect("pages of 2 MiB")), false);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use recoup_testkit::{HostSetting, require};
 use vm_memory::MemoryRegionAddress;
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
-use super::{CHUNK, GIB, MIB, pool_of};
+use super::{CHUNK, GIB, MIB, memfd, pool_of, shared};
 
 /// What another process would map of a region's file.
 struct Mapped {
@@ -59,7 +59,10 @@ fn check_shared(source: impl Source + 'static) {
     }
     assert_eq!(pool.audit().expect("pagemap").violations, []);
     let region = memory.iter().next().expect("a region");
-    let mapped = Mapped::new(region.file_offset().expect("a file"), region.len());
+    let file = region.file_offset().expect("a file");
+    let refused = file.file().set_len(0).expect_err("sealed");
+    assert_eq!(refused.raw_os_error(), Some(libc::EPERM), "others' memory would be cut off");
+    let mapped = Mapped::new(file, region.len());
     for at in [0, 4096, 3 * CHUNK + 8] {
         assert_eq!(mapped.at(at), at ^ 0x5EED);
     }
@@ -74,7 +77,7 @@ fn check_shared(source: impl Source + 'static) {
 
 #[test]
 fn a_guest_s_memory_is_what_its_file_holds() {
-    check_shared(Thp::shared().expect("a memfd"));
+    check_shared(memfd());
 }
 
 #[test]
@@ -83,7 +86,7 @@ fn a_guest_s_memory_can_be_hugetlb() {
     let pool = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
     let before: u64 = std::fs::read_to_string(pool).unwrap_or_default().trim().parse().unwrap_or(0);
     let _setting = HostSetting::set(pool, &(before + 16).to_string());
-    check_shared(HugeTlb::two_mib().expect("pages").shared().expect("a memfd"));
+    check_shared(shared(HugeTlb::two_mib().expect("pages")));
     let (_pool, owner) = pool_of(HugeTlb::two_mib().expect("pages"), ByteCount(GIB));
     let memory = owner.guest_memory(ByteCount(CHUNK)).expect("room");
     let region = memory.iter().next().expect("a region");

@@ -15,6 +15,10 @@ use super::{Arrival, Forking, Gigabyte, Kind, Returns, Source};
 ///
 /// What it holds counts as somebody's: every owner gets it zeroed. After the pool's end it holds
 /// what the last owners left in it, but for what was given back.
+///
+/// That no touch is met by SIGBUS for want of room holds for file systems that overwrite in place: tmpfs,
+/// ext4, XFS without reflinks. One that copies on write (btrfs, files with shared extents) needs new room for
+/// a write to what is there, and may have none.
 #[derive(Debug)]
 pub struct External {
     files: Gigabytes,
@@ -31,10 +35,11 @@ impl External {
     /// Those of fstat(2).
     ///
     /// # Safety
-    /// As long as the pool lives, nobody else changes or shortens these bytes of the file.
+    /// As long as the pool lives, nobody else changes or shortens these bytes of the file; who gets it from
+    /// the pool (a [`Gigabyte`] names it, and so does a guest's memory) changes those bytes alone that are
+    /// his by agreement with their owner.
     pub unsafe fn new(file: File, length: Bytes) -> Result<Self> {
         let about = file.metadata().map_err(|e| Error::os("look at", "a file for a pool", e))?;
-        // A device does not say how long it is.
         // A device does not say how long it is, and has all of that; a file may have holes, for which its
         // file system has no room.
         let (returns, arrival, length) = if about.is_file() {

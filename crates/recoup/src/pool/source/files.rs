@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use recoup_core::units::SUPERCHUNK_BYTES;
 use recoup_sys::{Bytes, Errno, Error, Result};
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, SealFlags};
 
 use super::Gigabyte;
 
@@ -43,6 +44,14 @@ impl Gigabytes {
         let length = length.0 / SUPERCHUNK_BYTES;
         let numbers = Mutex::new(Numbers { free: (0..length).collect(), length });
         Self { file: Arc::new(file), huge, growth, numbers }
+    }
+
+    /// An empty memfd, which nobody can shorten from now on: past the end of a file, touches are met by
+    /// SIGBUS.
+    pub(super) fn of_memfd(file: OwnedFd, huge: Option<Bytes>) -> Result<Self> {
+        rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::SEAL)
+            .map_err(|e| Error::os("seal", "a memfd", e))?;
+        Ok(Self::new(File::from(file), Bytes(0), huge, Growth::AsAskedFor))
     }
 
     pub(super) fn take(&self) -> Result<Gigabyte> {

@@ -2,7 +2,6 @@
 
 #![expect(unsafe_code, reason = "a promise about gigabytes is made here")]
 
-use std::fs::File;
 use std::path::Path;
 
 use recoup_core::superchunk::Backing;
@@ -10,7 +9,7 @@ use recoup_sys::hugetlb::{self, Action, Change, DIRECTORY, Joining, Order, Place
 use recoup_sys::units::{BLOCK, PMD_TABLE_SPAN};
 use recoup_sys::{Bytes, Error, Result};
 
-use super::files::{Gigabytes, Growth};
+use super::files::Gigabytes;
 use super::{Arrival, Forking, Gigabyte, Kind, Returns, Source};
 
 /// Hugetlb pages, which somebody has set apart before (`recoup pool reserve`, or the boot parameter
@@ -84,18 +83,25 @@ impl HugeTlb {
     }
 
     /// The same memory from a memfd, which a virtual machine's other processes can map (vhost-user).
+    /// Nobody can shorten it (`F_SEAL_SHRINK`).
     ///
     /// # Errors
     /// Those of memfd_create(2).
-    pub fn shared(self) -> Result<Self> {
+    ///
+    /// # Safety
+    /// As for [`External::new`](super::External::new): as long as the pool lives, whoever has the file (a
+    /// [`Gigabyte`] names it, and so does a guest's memory) changes those bytes of it alone that are his by
+    /// agreement with their owner.
+    pub unsafe fn shared(self) -> Result<Self> {
         let file = hugetlb::memfd("recoup-pool", self.page)
             .map_err(|e| Error::os("make", "a memfd of hugetlb pages", e))?;
-        let files = Gigabytes::new(File::from(file), Bytes(0), Some(self.page), Growth::AsAskedFor);
+        let files = Gigabytes::of_memfd(file, Some(self.page))?;
         Ok(Self { shared: Some(files), ..self })
     }
 }
 
-// SAFETY: a `Gigabytes` hands out each gigabyte of its own memfd once.
+// SAFETY: a `Gigabytes` hands out each gigabyte of its own memfd once; that nobody else changes it was
+// promised to `shared`.
 unsafe impl Source for HugeTlb {
     fn kind(&self) -> Kind {
         Kind {

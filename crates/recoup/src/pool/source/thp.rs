@@ -2,14 +2,12 @@
 
 #![expect(unsafe_code, reason = "a promise about gigabytes is made here")]
 
-use std::fs::File;
-
 use recoup_core::superchunk::Backing;
 use recoup_sys::units::PAGE;
-use recoup_sys::{Bytes, Error, Result};
+use recoup_sys::{Error, Result};
 use rustix::fs::MemfdFlags;
 
-use super::files::{Gigabytes, Growth};
+use super::files::Gigabytes;
 use super::{Arrival, Forking, Gigabyte, Kind, Returns, Source};
 
 /// Memory of the machine that needs no privilege and no set-up. It comes in transparent huge pages
@@ -39,19 +37,26 @@ impl Thp {
         Self { shared: None, forking: Forking::Inherited }
     }
 
-    /// Memory of a memfd, which a virtual machine's other processes can map (vhost-user).
+    /// Memory of a memfd, which a virtual machine's other processes can map (vhost-user). Nobody can
+    /// shorten it (`F_SEAL_SHRINK`).
     ///
     /// # Errors
     /// Those of memfd_create(2).
-    pub fn shared() -> Result<Self> {
-        let file = rustix::fs::memfd_create("recoup-pool", MemfdFlags::CLOEXEC)
+    ///
+    /// # Safety
+    /// As for [`External::new`](super::External::new): as long as the pool lives, whoever has the file (a
+    /// [`Gigabyte`] names it, and so does a guest's memory) changes those bytes of it alone that are his by
+    /// agreement with their owner.
+    pub unsafe fn shared() -> Result<Self> {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = rustix::fs::memfd_create("recoup-pool", flags)
             .map_err(|e| Error::os("make", "a memfd", e))?;
-        let files = Gigabytes::new(File::from(file), Bytes(0), None, Growth::AsAskedFor);
-        Ok(Self { shared: Some(files), forking: Forking::Withheld })
+        Ok(Self { shared: Some(Gigabytes::of_memfd(file, None)?), forking: Forking::Withheld })
     }
 }
 
-// SAFETY: a `Gigabytes` hands out each gigabyte of its own memfd once.
+// SAFETY: a `Gigabytes` hands out each gigabyte of its own memfd once; that nobody else changes it was
+// promised to `shared`.
 unsafe impl Source for Thp {
     fn kind(&self) -> Kind {
         Kind {
