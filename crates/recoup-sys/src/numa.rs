@@ -102,6 +102,9 @@ pub fn node_of(page: PageIdx) -> Result<Option<Node>> {
 /// # Errors
 /// `EINVAL` where the node has no memory or may not be used, `EFAULT` where nothing is mapped, `ENOSYS`
 /// without NUMA.
+///
+/// Of a memfd or a file on tmpfs the kernel keeps the node with the file, also for other mappings and after
+/// this one: see [`unbind`]. For files on other file systems it does nothing.
 pub fn bind(range: PageRange, node: Node) -> Result<()> {
     let subject = || format!("{range} to {node}");
     let mut mask: [libc::c_ulong; MASK_WORDS] = [0; MASK_WORDS];
@@ -111,23 +114,36 @@ pub fn bind(range: PageRange, node: Node) -> Result<()> {
     *word.ok_or_else(no_such)? |= 1 << (node.0 % bits);
     // The kernel takes one bit less than it is told.
     let mask_bits = u64::from(bits) * MASK_WORDS as u64 + 1;
-    // SAFETY: the mask lives as long as the call and has that many bits. The range is one of this
-    // process, of which the policy changes no mapping and no byte.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_mbind,
-            own::address(range.start),
-            own::length(range),
-            libc::MPOL_BIND,
-            mask.as_ptr(),
-            mask_bits,
-            0,
-        )
-    };
-    if result < 0 {
-        return Err(Error::os("bind", subject(), io::Error::last_os_error()));
-    }
-    Ok(())
+    // SAFETY: the mask lives as long as the call and has that many bits.
+    unsafe { mbind(range, libc::MPOL_BIND, mask.as_ptr(), mask_bits) }
+        .map_err(|error| Error::os("bind", subject(), error))
+}
+
+/// Takes a [`bind`] back (`MPOL_DEFAULT`): pages that come to be there from now on are of any node.
+///
+/// # Errors
+/// `EFAULT` where nothing is mapped, `ENOSYS` without NUMA.
+pub fn unbind(range: PageRange) -> Result<()> {
+    // SAFETY: no mask is read where it has no bits.
+    unsafe { mbind(range, libc::MPOL_DEFAULT, std::ptr::null(), 0) }
+        .map_err(|error| Error::os("unbind", range.to_string(), error))
+}
+
+/// Sets the policy of a range of this process, which changes no mapping and no byte.
+///
+/// # Safety
+/// The mask has that many bits less one.
+unsafe fn mbind(
+    range: PageRange,
+    policy: libc::c_int,
+    mask: *const libc::c_ulong,
+    mask_bits: u64,
+) -> io::Result<()> {
+    let (start, length) = (own::address(range.start), own::length(range));
+    // SAFETY: promised by the caller; nothing else is read or written.
+    let result =
+        unsafe { libc::syscall(libc::SYS_mbind, start, length, policy, mask, mask_bits, 0) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -5,11 +5,21 @@ use recoup_sys::region::{OwnAdvice, Region};
 use recoup_sys::units::{BLOCK, PAGES_PER_BLOCK, Pages};
 use recoup_testkit::{require, require_in_guest};
 
-/// Pages of the mapping that starts at the region, by node, as the kernel lists them.
-fn listed(region: &Region) -> Vec<(Node, u64)> {
+/// What the kernel lists of the mapping that starts at the region.
+fn line(region: &Region) -> String {
     let start = format!("{:x} ", region.pages().start.address());
     let maps = std::fs::read_to_string("/proc/self/numa_maps").expect("the mappings' nodes");
-    let line = maps.lines().find(|line| line.starts_with(&start)).unwrap_or_default();
+    maps.lines().find(|line| line.starts_with(&start)).unwrap_or_default().to_owned()
+}
+
+/// Where its memory may come from.
+fn policy(region: &Region) -> String {
+    line(region).split(' ').nth(1).unwrap_or_default().to_owned()
+}
+
+/// Its pages by node.
+fn listed(region: &Region) -> Vec<(Node, u64)> {
+    let line = line(region);
     let count = |word: &str| {
         let (node, pages) = word.strip_prefix('N')?.split_once('=')?;
         Some((Node(node.parse().ok()?), pages.parse().ok()?))
@@ -57,6 +67,17 @@ fn pages_that_are_there_stay_on_their_node() {
     assert_eq!(listed(&region), [(nodes[0], 8), (nodes[1], 8)]);
     let told = |page| numa::node_of(region.pages().start + Pages(page)).expect("an answer");
     assert_eq!((told(7), told(8), told(16)), (Some(nodes[0]), Some(nodes[1]), None));
+}
+
+#[test]
+fn what_was_bound_can_be_of_any_node_again() {
+    require!(has_nodes(), "a kernel with NUMA");
+    let node = numa::nodes_with_memory().expect("the list of nodes")[0];
+    let region = region();
+    numa::bind(region.pages(), node).expect("a node with memory");
+    assert_eq!(policy(&region), format!("bind:{}", node.0));
+    numa::unbind(region.pages()).expect("memory");
+    assert_eq!(policy(&region), "default");
 }
 
 #[test]

@@ -5,9 +5,7 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use recoup::pool::{OwnerOptions, Pool, ReturnSettings, Thp};
-use recoup_core::Chunks;
-use recoup_sys::Bytes;
+use recoup::pool::{Bytes, Chunks, OwnerOptions, Pool, ReturnSettings, Thp};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let pool = Pool::new(Thp::private(), Bytes(4 << 30));

@@ -6,8 +6,7 @@ use std::alloc::System;
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use recoup::pool::{Large, ReturnSettings};
-use recoup_sys::Bytes;
+use recoup::pool::{Bytes, Large, ReturnSettings};
 use recoup_testkit::kernel::status_bytes;
 
 #[global_allocator]

@@ -7,8 +7,7 @@
 use std::error::Error;
 use std::os::unix::fs::FileExt;
 
-use recoup::pool::{OwnerOptions, Pool, Thp};
-use recoup_sys::Bytes;
+use recoup::pool::{Bytes, OwnerOptions, Pool, Thp};
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 fn main() -> Result<(), Box<dyn Error>> {

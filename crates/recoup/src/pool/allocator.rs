@@ -20,8 +20,7 @@ use super::owner::Owner;
 ///
 /// ```
 /// use allocator_api2::vec::Vec;
-/// use recoup::pool::{OwnerOptions, Pool, Thp};
-/// use recoup_sys::Bytes;
+/// use recoup::pool::{Bytes, OwnerOptions, Pool, Thp};
 ///
 /// let pool = Pool::new(Thp::private(), Bytes(1 << 30));
 /// let owner = pool.owner(OwnerOptions::default())?;

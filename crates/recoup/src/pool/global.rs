@@ -14,7 +14,7 @@ use recoup_sys::home::Home;
 use recoup_sys::own::{Backing, Released};
 
 use super::blocks::{Contents, Footprint};
-use super::returns::{Background, ReturnSettings, Returned};
+use super::returns::{Background, ReturnSettings, Returned, Serves};
 use super::usage::Usage;
 use super::{Audit, Owner, OwnerOptions, Pool, Thp};
 use crate::inside::Inside;
@@ -124,7 +124,8 @@ impl<A> Large<A> {
             let why = "no pool for large blocks: forked, or no addresses left (ulimit -v)";
             io::Error::new(io::ErrorKind::Unsupported, why)
         };
-        self.inside(|made| made.pool.return_in_background(settings)).ok_or_else(none)?
+        self.inside(|made| made.pool.start_returning(settings, Serves::Allocator))
+            .ok_or_else(none)?
     }
 
     /// Gives all free memory back now.

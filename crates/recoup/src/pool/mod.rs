@@ -2,14 +2,14 @@
 //! belongs to one owner or to none.
 //!
 //! ```
-//! use recoup::pool::{OwnerOptions, Pool, Thp};
-//! use recoup_sys::Bytes;
+//! use recoup::pool::{Bytes, Chunks, OwnerOptions, Pool, Thp};
 //!
 //! let pool = Pool::new(Thp::private(), Bytes(4 << 30));
 //! let owner = pool.owner(OwnerOptions::default().quota(Bytes(1 << 30)))?;
 //! let mut extent = owner.chunk()?;
 //! extent[0] = 42;
-//! drop(extent);
+//! let run = owner.chunks(Chunks(3))?;
+//! drop((extent, run));
 //! pool.trim();
 //! # Ok::<(), recoup::pool::Error>(())
 //! ```
@@ -80,6 +80,9 @@ pub use movable::{Movable, NotPinned, Reading, Writing};
 pub use owner::{Owner, OwnerOptions};
 pub use returns::{Background, ReturnSettings, Returned};
 pub use source::{External, HugeTlb, Source, Thp};
+// The units of what is asked for here.
+pub use recoup_core::units::{Chunks, Pages};
+pub use recoup_sys::Bytes;
 pub use usage::Usage;
 #[cfg(feature = "vm")]
 pub use vm::{GuestMemory, GuestRegion};
@@ -88,14 +91,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use recoup_core::OwnerId;
-use recoup_sys::Bytes;
+use recoup_sys::Errno;
 use recoup_sys::addresses::Forking;
 use recoup_sys::home::Home;
+use recoup_sys::numa::{self, Node};
 
 use bell::Bell;
 use budget::Budget;
 use owner::Holder;
-use zone::Zone;
+use zone::{NODES, Zone};
 use zones::{Key, Zones};
 
 /// Memory of one source, for many owners. A clone is the same pool. It ends with its last owner's last
@@ -142,7 +146,8 @@ impl Pool {
     /// A new owner, who has nothing yet.
     ///
     /// # Errors
-    /// There are no addresses left for its memory; or the pool is the parent's of a forked child.
+    /// There are no addresses left for its memory; its node has no memory; or the pool is the parent's of a
+    /// forked child.
     pub fn owner(&self, options: OwnerOptions) -> Result<Owner> {
         // Relaxed: all that counts is that numbers differ.
         let one_more = |number: u32| OwnerId::new(number).map(|_| number + 1);
@@ -163,8 +168,19 @@ impl Shared {
         if !self.is_here() {
             return Err(Error::Child);
         }
+        key.node.map_or(Ok(()), |node| self.has_node(node))?;
         self.zones
             .get(key, || Zone::new(Arc::clone(&self.source), Arc::clone(&self.budget), key.node))
+    }
+
+    /// Refuses a node without memory, before somebody has an owner that gets none.
+    fn has_node(&self, node: Node) -> Result<()> {
+        let subject = format!("memory to {node}");
+        let missing = || recoup_sys::Error::os("bind", subject, Errno::INVAL);
+        let nodes = numa::nodes_with_memory();
+        let found = nodes.and_then(|nodes| nodes.contains(&node).then_some(()).ok_or_else(missing));
+        let name = self.source.kind().name;
+        found.map_err(|source| Error::Source { name, advice: NODES, source })
     }
 
     /// Whether this process has the pool's memory: a forked child has it only if it inherits it.

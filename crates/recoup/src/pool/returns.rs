@@ -61,14 +61,34 @@ impl Pool {
     /// # Errors
     /// No thread can be made; `AlreadyExists` if the pool has one.
     pub fn return_in_background(&self, settings: ReturnSettings) -> io::Result<Background> {
+        self.start_returning(settings, Serves::Owners)
+    }
+
+    pub(super) fn start_returning(
+        &self,
+        settings: ReturnSettings,
+        serves: Serves,
+    ) -> io::Result<Background> {
         let home = Home::new().map_err(io::Error::other)?;
         self.0.bell.listen(settings.threshold)?;
         let shared = Arc::clone(&self.0);
-        let work = move || Thread::new(&shared, settings).run();
+        let work = move || {
+            let _inside = (serves == Serves::Allocator).then(Inside::enter);
+            Thread::new(&shared, settings).run()
+        };
         let thread = std::thread::Builder::new().name("recoup-return".to_owned()).spawn(work);
         let thread = thread.inspect_err(|_| self.0.bell.leave())?;
         Ok(Background { pool: Arc::clone(&self.0), home, thread: Some(thread) })
     }
+}
+
+/// Whose pool a thread gives memory back of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Serves {
+    /// Anybody's. The thread frees blocks of the program's allocator like any other.
+    Owners,
+    /// The program's allocator's, whose locks the thread holds: what it needs itself comes from elsewhere.
+    Allocator,
 }
 
 impl Shared {
@@ -219,8 +239,6 @@ impl<'a> Thread<'a> {
     }
 
     fn run(mut self) -> Returned {
-        // The program's allocator may be over this pool, whose locks are held here.
-        let _inside = Inside::enter();
         let mut next_look = self.settings.deadline;
         loop {
             let next_hint = self.follow_hints();

@@ -45,14 +45,14 @@ impl Owner {
     /// The quota, the pool or its source is exhausted; or no bytes were asked for.
     ///
     /// ```
-    /// use recoup::pool::{OwnerOptions, Pool, Thp};
+    /// use recoup::pool::{self, OwnerOptions, Pool, Thp};
     /// use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
     ///
     /// // SAFETY: nobody here writes to the file.
     /// let source = unsafe { Thp::shared() }?;
-    /// let pool = Pool::new(source, recoup_sys::Bytes(1 << 30));
+    /// let pool = Pool::new(source, pool::Bytes(1 << 30));
     /// let tenant = pool.owner(OwnerOptions::default())?;
-    /// let memory = tenant.guest_memory(recoup_sys::Bytes(64 << 20))?;
+    /// let memory = tenant.guest_memory(pool::Bytes(64 << 20))?;
     /// memory.write_obj(0xC0DE_u32, GuestAddress(0x7C00))?;
     /// let region = memory.iter().next().expect("one");
     /// assert!(region.file_offset().is_some());

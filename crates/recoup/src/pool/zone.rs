@@ -345,6 +345,13 @@ impl Zone {
         numa::bind(pages, node).map_err(|source| Error::Source { name, advice, source })
     }
 
+    /// The node goes with the zone: a file would keep it for whoever gets its gigabyte next.
+    fn unbind(&self, at: SuperchunkIdx) {
+        if self.node.is_some() {
+            let _ = numa::unbind(self.mapping.pages(mapping::whole(at)));
+        }
+    }
+
     fn refused(&self, error: recoup_sys::Error) -> Error {
         let advice = match (self.kind.arrival, self.kind.backing) {
             (Arrival::Fetched, book::Backing::Used) => FILES,
@@ -396,6 +403,7 @@ impl Zone {
             // SAFETY: as below.
             let _ = unsafe { self.mapping.discard(run, Backing::Shared) };
         }
+        self.unbind(at);
         // SAFETY: the book has just made sure that nobody has any of it, and is locked.
         let unmapped = unsafe { self.mapping.detach(at) };
         if let (Some(gigabyte), Ok(())) = (state.gigabytes.remove(&at), unmapped) {
@@ -450,6 +458,7 @@ impl Drop for Zone {
         }
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         for (at, gigabyte) in std::mem::take(&mut state.gigabytes) {
+            self.unbind(at);
             // SAFETY: extents keep their zone, so there is none.
             if unsafe { self.mapping.detach(at) }.is_ok() {
                 self.source.put_back(gigabyte);
@@ -473,6 +482,7 @@ const BATCH: usize = 16;
 
 const ADDRESSES: &str =
     "make the pool smaller, or raise the limit of the address space (ulimit -v)";
-const NODES: &str = "name a node with memory: see /sys/devices/system/node/has_memory";
+/// For an owner whose node has no memory.
+pub(super) const NODES: &str = "name a node with memory: see /sys/devices/system/node/has_memory";
 const FILES: &str = "free some of it, or make room on the file system";
 const HUGETLB: &str = "free some of it, or set more of these pages apart (recoup pool reserve, or the boot parameter hugepages=)";

@@ -8,10 +8,12 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::RefCell;
 use std::os::unix::process::CommandExt;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Sender};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use recoup::pool::{Large, LargeOptions, ReturnSettings};
+use recoup::pool::source::{Gigabyte, Kind, Source};
+use recoup::pool::{Chunks, Large, LargeOptions, OwnerOptions, Pool, ReturnSettings, Thp};
 use recoup_sys::Bytes;
 use recoup_testkit::kernel::smaps_bytes_in;
 
@@ -72,6 +74,46 @@ fn many_threads_and_a_return_in_the_background() {
     // What was only read goes, which older kernels don't tell from what is somebody else's.
     ALLOCATOR.trim();
     assert_eq!(ALLOCATOR.audit().expect("a pool").expect("pagemap").violations, []);
+}
+
+/// A source of another pool that frees a large block when memory comes back to it.
+#[derive(Debug)]
+struct WithBlock {
+    block: Mutex<Option<Vec<u8>>>,
+    freed: Sender<()>,
+}
+
+// SAFETY: private memory is nobody else's.
+unsafe impl Source for WithBlock {
+    fn kind(&self) -> Kind {
+        Thp::private().kind()
+    }
+
+    fn take(&self) -> recoup_sys::Result<Gigabyte> {
+        Ok(Gigabyte::Private)
+    }
+
+    fn put_back(&self, _: Gigabyte) {
+        drop(self.block.lock().expect("one at a time").take());
+        self.freed.send(()).expect("the test");
+    }
+}
+
+#[test]
+fn another_pool_s_thread_frees_blocks_like_any_other() {
+    let _alone = alone();
+    let before = held();
+    let (freed, hears) = mpsc::channel();
+    let block = Mutex::new(Some(vec![1; 3 * MIB]));
+    let pool = Pool::new(WithBlock { block, freed }, Bytes(GIB));
+    let tenant = pool.owner(OwnerOptions::default()).expect("an owner");
+    assert_eq!(held().0 - before.0, 4 << 20);
+    let settings = ReturnSettings { threshold: 1, ..ReturnSettings::default() };
+    let background = pool.return_in_background(settings).expect("a thread");
+    tenant.chunks(Chunks(2)).expect("room").fill(1);
+    hears.recv().expect("the gigabyte goes back");
+    assert_eq!(held(), before);
+    drop(background);
 }
 
 #[test]

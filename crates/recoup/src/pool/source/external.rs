@@ -18,7 +18,8 @@ use super::{Arrival, Forking, Gigabyte, Kind, Returns, Source};
 ///
 /// That no touch is met by SIGBUS for want of room holds for file systems that overwrite in place: tmpfs,
 /// ext4, XFS without reflinks. One that copies on write (btrfs, files with shared extents) needs new room for
-/// a write to what is there, and may have none.
+/// a write to what is there, and may have none. And only of tmpfs the kernel takes memory from an owner's
+/// [node](crate::pool::OwnerOptions::node).
 #[derive(Debug)]
 pub struct External {
     files: Gigabytes,

@@ -32,6 +32,10 @@ use recoup_sys::{Bytes, Result};
 /// who would change its bytes in another way. Else two owners would have the same memory, without a
 /// line of unsafe code of theirs.
 ///
+/// The [`kind`](Self::kind) is true, above all these two: [`backing`](Kind::backing), as what counts as
+/// empty is not zeroed, and an owner would read what somebody else wrote; [`arrival`](Kind::arrival), as
+/// what is not fetched from a store that may run dry is met by SIGBUS.
+///
 /// ```compile_fail,E0200
 /// use recoup::pool::source::{Gigabyte, Kind, Source};
 ///
