@@ -156,6 +156,9 @@ impl Owner {
         if !(1..=recoup_core::units::PAGES_PER_CHUNK as u64).contains(&length.0) {
             return Err(Error::pages(length.0));
         }
+        if !self.0.is_here() {
+            return Err(Error::Child);
+        }
         let found = self.0.local().desks.take(length);
         let (span, at) = match found {
             Some(found) => found,
@@ -219,6 +222,9 @@ impl Holder {
     /// The chunk that was freed last.
     #[inline]
     pub(super) fn take_spare(&self) -> Option<(Span, ChunkRun)> {
+        if !self.is_here() {
+            return None;
+        }
         let mut local = self.local();
         local.is_active = true;
         local.spares.take()

@@ -38,7 +38,10 @@ fn with_children(source: impl Source + 'static) {
     let mut all = Some((extent, page, movable, background));
     let harmless = || {
         let refused = |result: Result<_, Error>| matches!(result, Err(Error::Child));
-        let nothing = refused(tenant.chunks(Chunks(4)).map(drop))
+        // There is one at hand, and there are pages of a chunk.
+        let nothing = refused(tenant.chunk().map(drop))
+            && refused(tenant.pages(Pages(1)).map(drop))
+            && refused(tenant.chunks(Chunks(4)).map(drop))
             && refused(tenant.movable(Chunks(1)).map(drop))
             && refused(pool.owner(OwnerOptions::default()).map(drop))
             && refused(pool.owner(OwnerOptions::default().apart()).map(drop));
