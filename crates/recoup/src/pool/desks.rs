@@ -46,11 +46,18 @@ impl Desks {
         Some((span, at))
     }
 
-    /// A chunk more to hand out pages of.
-    pub(super) fn add(&mut self, span: Span, chunk: ChunkIdx) {
-        let desk = Desk { span, pages: ChunkPages::default() };
+    /// Hands out the first pages of a chunk that was not here; the chunk itself if it has not so many.
+    pub(super) fn open(
+        &mut self,
+        (span, run): (Span, ChunkRun),
+        length: Pages,
+    ) -> Result<(Span, PagesAt), (Span, ChunkRun)> {
+        let chunk = run.start();
+        let mut desk = Desk { span, pages: ChunkPages::default() };
+        let Some(taken) = desk.take(chunk, length) else { return Err((desk.span, run)) };
         self.by_room.insert((desk.pages.free_pages(), chunk));
         self.chunks.insert(chunk, desk);
+        Ok(taken)
     }
 
     /// Takes pages back; and hands the chunk back if it was the last of them.

@@ -163,10 +163,12 @@ impl Owner {
         let (span, at) = match found {
             Some(found) => found,
             None => {
-                let (span, run) = self.0.take_spare().map_or_else(|| self.0.fetch(), Ok)?;
-                let desks = &mut self.0.local().desks;
-                desks.add(span, run.start());
-                desks.take(length).ok_or(Error::pages(length.0))?
+                let chunk = self.0.take_spare().map_or_else(|| self.0.fetch(), Ok)?;
+                let opened = self.0.local().desks.open(chunk, length);
+                opened.map_err(|(span, run)| {
+                    self.0.release(span, Place::Chunks(run));
+                    Error::pages(length.0)
+                })?
             }
         };
         Ok(self.extent(span, Place::Pages(at)))

@@ -93,6 +93,19 @@ fn pages_share_chunks() {
 }
 
 #[test]
+fn pages_in_a_row_are_found_beside_many_chunks_that_have_none() {
+    let pool = Pool::new(Thp::private(), Bytes(GIB));
+    let owner = pool.owner(OwnerOptions::default()).expect("owner");
+    // Twelve chunks of which every second page is free: 256 each, but no two in a row.
+    let mut pages: Vec<_> = (0..12 * 512).map(|_| owner.pages(Pages(1)).ok()).collect();
+    pages.iter_mut().step_by(2).for_each(|page| *page = None);
+    let row = owner.pages(Pages(40)).expect("another chunk");
+    assert_eq!(owner.used(), Bytes(13 * CHUNK));
+    drop((pages, row));
+    assert_eq!(owner.used(), Bytes(0));
+}
+
+#[test]
 fn compaction_empties_gigabytes_and_keeps_every_byte() {
     let pool = Pool::new(Thp::private(), Bytes(4 * GIB));
     let owner = pool.owner(OwnerOptions::default()).expect("owner");
