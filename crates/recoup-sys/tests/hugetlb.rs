@@ -146,7 +146,7 @@ fn huge_gigabytes_free_their_struct_pages_and_memory_grows_by_those_from_boot() 
     require!(kept.is_ok(), "hugetlb pages of 1 GiB");
     let (counted, memory) = (struct_pages(), kernel::meminfo_bytes("MemTotal"));
     let from_boot = kernel::vmstat("nr_memmap_boot_pages");
-    let pages = 4;
+    let pages = 2;
     let change = order(Action::Reserve, PMD_TABLE_SPAN, pages);
     require_in_guest!("gigabytes", change.shortfall.is_none(), FRAGMENTED);
     assert_eq!(counted - struct_pages(), pages * 4095);

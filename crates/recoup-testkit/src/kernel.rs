@@ -120,6 +120,12 @@ pub fn version() -> (u32, u32) {
     }
 }
 
+/// Whether `PAGEMAP_SCAN` shows where page tables are, empty ones included: from Linux 6.7 to 7.2.
+#[must_use]
+pub fn shows_page_tables() -> bool {
+    ((6, 7)..(7, 3)).contains(&version())
+}
+
 /// Whether a process may do all that recoup needs: root with its usual capabilities.
 #[must_use]
 pub fn is_root() -> bool {

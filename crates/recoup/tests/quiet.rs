@@ -41,8 +41,12 @@ static ALLOCATOR: Counting = Counting;
 #[test]
 fn steps_allocate_nothing() {
     let features = Features::probe().unwrap();
-    let works = features.userfaultfd.works() && features.table_reclaim.works();
-    require!(works, "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults");
+    let needed = [&features.userfaultfd, &features.table_reclaim, &features.pagemap_scan];
+    let works = needed.iter().all(|it| it.works());
+    require!(
+        works,
+        "a userfaultfd for kernel faults, and page tables that are shown and reclaimed"
+    );
     let blocks = 4096;
     let mut region = Region::new(Bytes(blocks * BLOCK.0)).unwrap();
     region.advise(Pages(0), Pages(blocks * 512), OwnAdvice::BasePages).ok();

@@ -22,7 +22,7 @@ fn one_of_each(workload: &mut Workload) {
 #[test]
 fn every_kind_can_be_told_apart_on_the_terminal() {
     require!(kernel::is_root(), "root");
-    require!(kernel::version() >= (6, 7), "PAGEMAP_SCAN (Linux 6.7), which shows empty tables");
+    require!(kernel::shows_page_tables(), "a kernel that shows empty tables (Linux 6.7 to 7.2)");
     let _thp = HostSetting::huge_pages("madvise");
     let mut workload = Workload::start();
     one_of_each(&mut workload);
@@ -34,7 +34,7 @@ fn every_kind_can_be_told_apart_on_the_terminal() {
 #[test]
 fn the_picture_has_a_square_with_its_contents_for_each_block() {
     require!(kernel::is_root(), "root");
-    require!(kernel::version() >= (6, 7), "PAGEMAP_SCAN (Linux 6.7), which shows empty tables");
+    require!(kernel::shows_page_tables(), "a kernel that shows empty tables (Linux 6.7 to 7.2)");
     let _thp = HostSetting::huge_pages("madvise");
     let mut workload = Workload::start();
     one_of_each(&mut workload);

@@ -7,7 +7,7 @@ use recoup_testkit::{Workload, kernel, require};
 #[test]
 fn a_sparse_terabyte_is_scanned_at_the_cost_of_what_is_in_it() {
     require!(kernel::is_root(), "root");
-    require!(kernel::version() >= (6, 7), "PAGEMAP_SCAN (Linux 6.7)");
+    require!(kernel::shows_page_tables(), "a kernel that shows page tables (Linux 6.7 to 7.2)");
     let mut workload = Workload::start();
     workload.map(&format!("map a {} base", 1_u64 << 28));
     workload.tell(&format!("touch a 5 1 {} 1024", 1_u64 << 18));
