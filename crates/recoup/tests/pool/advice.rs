@@ -11,7 +11,7 @@ use recoup_sys::pagemap::{Pagemap, Word};
 use recoup_sys::units::{BLOCK, PMD_TABLE_SPAN};
 use recoup_sys::{Bytes, PageIdx};
 use recoup_testkit::kernel::{self, smaps_bytes_in};
-use recoup_testkit::{HugePages, require};
+use recoup_testkit::{HugePages, require, require_in_guest};
 
 use crate::common::{GIB, all_are, assert_clean, in_memory, memfd, owner, shared};
 
@@ -188,7 +188,7 @@ fn of_huge_pages() {
 #[test]
 fn of_a_part_of_a_huge_gigabyte() {
     let guard = HugePages::reserve(&[(PMD_TABLE_SPAN, 1)]);
-    require!(guard.is_ok(), "a huge page of 1 GiB");
+    require_in_guest!("gigabytes", guard.is_ok(), "a huge page of 1 GiB");
     let source = || HugeTlb::one_gib().expect("huge pages");
     column(source(), 4);
     column(shared(source()), 5);

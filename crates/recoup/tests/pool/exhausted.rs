@@ -7,7 +7,7 @@ use recoup::pool::{Error, External, HugeTlb, OwnerOptions, Pool, Thp};
 use recoup_core::Chunks;
 use recoup_sys::Bytes;
 use recoup_sys::units::{BLOCK, PMD_TABLE_SPAN};
-use recoup_testkit::{HugePages, kernel, require};
+use recoup_testkit::{HugePages, kernel, require, require_in_guest};
 
 use crate::common::{CHUNK, GIB, all_are, assert_clean, assert_empty, owner, shared};
 
@@ -57,8 +57,12 @@ fn huge_pages_of_two_mib() {
 #[test]
 fn a_huge_gigabyte() {
     let guard = HugePages::reserve(&[(PMD_TABLE_SPAN, 1)]);
-    require!(guard.is_ok(), "a huge page of 1 GiB");
-    require!(free(PMD_TABLE_SPAN) == 1, "a machine where nobody else has huge pages");
+    require_in_guest!("gigabytes", guard.is_ok(), "a huge page of 1 GiB");
+    require_in_guest!(
+        "gigabytes",
+        free(PMD_TABLE_SPAN) == 1,
+        "a machine where nobody else has huge pages"
+    );
     let source = || HugeTlb::one_gib().expect("huge pages");
     for pool in [Pool::new(source(), Bytes(4 * GIB)), Pool::new(shared(source()), Bytes(4 * GIB))] {
         let tenant = owner(&pool);

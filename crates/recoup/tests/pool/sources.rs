@@ -11,7 +11,7 @@ use recoup_core::Chunks;
 use recoup_core::units::Pages;
 use recoup_sys::Bytes;
 use recoup_sys::units::{BLOCK, PMD_TABLE_SPAN};
-use recoup_testkit::{HugePages, kernel, require};
+use recoup_testkit::{HugePages, kernel, require, require_in_guest};
 
 use crate::common::{
     CHUNK, GIB, all_are, assert_clean, assert_empty, file_at, file_takes, gigabyte_around,
@@ -121,7 +121,7 @@ fn huge_pages_of_two_mib() {
 #[test]
 fn a_huge_gigabyte() {
     let guard = HugePages::reserve(&[(PMD_TABLE_SPAN, 3)]);
-    require!(guard.is_ok(), "3 huge pages of 1 GiB");
+    require_in_guest!("gigabytes", guard.is_ok(), "3 huge pages of 1 GiB");
     let source = || HugeTlb::one_gib().expect("huge pages");
     let pool = |source: HugeTlb| Pool::new(source, Bytes(4 * GIB));
     behaves(Case { pool: pool(source()), unit: GIB, taken: of_gigabytes, left: 0 });
