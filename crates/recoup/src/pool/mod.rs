@@ -57,7 +57,8 @@ mod movable;
 #[cfg(all(test, loom))]
 mod orders;
 mod owner;
-#[cfg(test)]
+// Maps memory as miri cannot.
+#[cfg(all(test, not(miri)))]
 mod planted;
 mod returns;
 pub mod source;
