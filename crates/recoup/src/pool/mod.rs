@@ -58,7 +58,8 @@ mod movable;
 mod orders;
 mod owner;
 // Maps memory as miri cannot.
-#[cfg(all(test, not(miri)))]
+#[cfg(not(miri))]
+#[cfg(test)]
 mod planted;
 mod returns;
 pub mod source;
