@@ -91,6 +91,13 @@ impl<S: AsRef<[Superchunk]> + AsMut<[Superchunk]>> PoolBook<S> {
         self.superchunks.as_ref()
     }
 
+    /// The superchunk at a position, whether it is part of the pool or not; `None` past the end of the
+    /// storage.
+    #[must_use]
+    pub fn superchunk(&self, at: SuperchunkIdx) -> Option<&Superchunk> {
+        self.superchunks().get(usize::try_from(at.0).ok()?)
+    }
+
     /// A superchunk that came from the source becomes part of the pool.
     ///
     /// # Errors

@@ -108,7 +108,8 @@ impl Addresses {
     ///
     /// # Errors
     /// `EINVAL` for addresses that are not set apart, and for memory that children cannot inherit where
-    /// they should; `ECHILD` in a forked child that has none; else those of mmap(2). Nothing, or what was there, is behind the addresses then.
+    /// they should; `ECHILD` in a forked child that has none; else those of mmap(2). Nothing, or what was
+    /// there, is behind the addresses then.
     ///
     /// # Safety
     /// Nobody uses what was behind these addresses before, and nobody uses what is there now when

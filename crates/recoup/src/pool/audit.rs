@@ -75,9 +75,11 @@ impl Pool {
     /// that nobody else maps it, and that there is none where nobody has memory.
     ///
     /// Costs 5 ms a gigabyte that is in memory, and 1 us for each owner and gigabyte. Meanwhile those who
-    /// ask the book of the gigabyte that is looked at wait, and so does the owner that is. Needs no privilege; but before Linux 6.7 only root can tell private memory that is
-    /// shared from memory that was only read, and nobody else is told of it. What other processes map
-    /// on purpose, as a virtual machine's back ends do, is reported as shared.
+    /// ask the book of the gigabyte that is looked at wait, and so does the owner that is.
+    ///
+    /// Needs no privilege; but before Linux 6.7 only root can tell private memory that is shared from
+    /// memory that was only read, and nobody else is told of it. What other processes map on purpose, as
+    /// a virtual machine's back ends do, is reported as shared.
     ///
     /// # Errors
     /// `/proc/self/pagemap` cannot be read.
@@ -110,10 +112,8 @@ impl Pool {
             let desks = local.desks.chunks().map(|(chunk, _)| ChunkRun::single(chunk));
             let state = holder.zone().state();
             for run in local.spares.places().chain(desks) {
-                let superchunks = state.book.superchunks();
-                let index = usize::try_from(run.superchunk().0).unwrap_or(usize::MAX);
                 let holds = |it: &Superchunk| it.owner(run.start().slot()) == Some(owner);
-                if !superchunks.get(index).is_some_and(holds) {
+                if !state.book.superchunk(run.superchunk()).is_some_and(holds) {
                     audit.violations.push(Violation::NotHeld { owner, run });
                 }
             }
@@ -147,17 +147,14 @@ impl Zone {
 
     fn check_pages(&self, witness: &Witness, audit: &mut Audit) -> recoup_sys::Result<()> {
         let superchunks = self.state().book.superchunks().len() as u64;
+        let mut words = vec![0; PAGES_PER_CHUNK];
         for at in (0..superchunks).map(SuperchunkIdx) {
             // Locked, so that nothing comes or goes meanwhile.
             let state = self.state();
-            let index = usize::try_from(at.0).unwrap_or(usize::MAX);
-            let Some(superchunk) = state.book.superchunks().get(index) else { continue };
-            if !superchunk.is_present() {
-                continue;
-            }
+            let superchunk = state.book.superchunk(at).filter(|it| it.is_present());
+            let Some(superchunk) = superchunk else { continue };
             audit.gigabytes += 1;
             let whole_page = self.kind().page.0 > CHUNK_BYTES && superchunk.backed() > 0;
-            let mut words = vec![0; PAGES_PER_CHUNK];
             for slot in 0..CHUNKS_PER_SUPERCHUNK {
                 let run = mapping::part(at, slot..slot + 1);
                 let pages = self.mapping().pages(run);

@@ -2,7 +2,7 @@
 
 use recoup_core::Chunks;
 use recoup_core::account::QuotaExceeded;
-use recoup_core::units::{CHUNK_BYTES, CHUNKS_PER_SUPERCHUNK};
+use recoup_core::units::{CHUNKS_PER_SUPERCHUNK, PAGES_PER_CHUNK};
 use recoup_sys::Bytes;
 
 use super::advice::Advice;
@@ -72,7 +72,7 @@ impl Error {
     }
 
     pub(super) fn pages(asked: u64) -> Self {
-        Self::Length { asked, unit: "pages of 4 KiB", most: CHUNK_BYTES >> 12 }
+        Self::Length { asked, unit: "pages of 4 KiB", most: PAGES_PER_CHUNK as u64 }
     }
 }
 

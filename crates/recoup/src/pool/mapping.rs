@@ -4,7 +4,9 @@
 
 use std::ptr::NonNull;
 
-use recoup_core::units::{CHUNK_BYTES, CHUNKS_PER_SUPERCHUNK, SUPERCHUNK_BYTES};
+use recoup_core::units::{
+    CHUNK_BYTES, CHUNKS_PER_SUPERCHUNK, PAGE_SHIFT, PAGES_PER_CHUNK, SUPERCHUNK_BYTES,
+};
 use recoup_core::{ChunkIdx, ChunkRun, Chunks, SuperchunkIdx};
 use recoup_sys::addresses::{Addresses, Forking};
 use recoup_sys::own::{Backing, Released};
@@ -94,7 +96,7 @@ impl Mapping {
     /// The chunk that an address is in.
     pub(super) fn chunk_at(&self, place: NonNull<u8>) -> ChunkIdx {
         let offset = place.as_ptr().addr() as u64 - self.addresses.pages().start.address();
-        ChunkIdx(offset >> CHUNK_SHIFT)
+        ChunkIdx(offset / CHUNK_BYTES)
     }
 
     /// Whether this is the process that has the memory, and not a forked child that has none.
@@ -104,11 +106,12 @@ impl Mapping {
 
     fn bytes(&self, run: ChunkRun) -> (NonNull<u8>, usize) {
         let start = self.addresses.byte(Bytes(run.start().byte_offset()));
-        (start, run.slots().len() << CHUNK_SHIFT)
+        (start, run.slots().len() * CHUNK)
     }
 }
 
-const CHUNK_SHIFT: u32 = CHUNK_BYTES.trailing_zeros();
+/// Bytes of a chunk.
+pub(super) const CHUNK: usize = PAGES_PER_CHUNK << PAGE_SHIFT;
 
 /// All chunks of a superchunk.
 pub(super) fn whole(at: SuperchunkIdx) -> ChunkRun {

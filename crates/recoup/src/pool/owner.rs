@@ -2,8 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use recoup_core::units::CHUNK_BYTES;
-use recoup_core::units::Pages;
+use recoup_core::units::{CHUNK_BYTES, PAGES_PER_CHUNK, Pages};
 use recoup_core::{Account, Alignment, ChunkRun, Chunks, OwnerId};
 use recoup_sys::Bytes;
 use recoup_sys::numa::Node;
@@ -68,12 +67,17 @@ impl OwnerOptions {
     }
 
     fn limit(self) -> Chunks {
-        self.quota.map_or(Chunks(u64::MAX), |quota| Chunks(quota.0 / CHUNK_BYTES))
+        self.quota.map_or(Chunks(u64::MAX), whole_chunks)
     }
 
     fn key(self, id: OwnerId, movability: Movability) -> Key {
         Key { movability, node: self.node, of: (self.apart == Apart::Yes).then_some(id) }
     }
+}
+
+/// A quota, in what it counts.
+fn whole_chunks(quota: Bytes) -> Chunks {
+    Chunks(quota.0 / CHUNK_BYTES)
 }
 
 /// What the handles of an owner share. On cache lines of its own, so that owners of different
@@ -133,9 +137,7 @@ impl Owner {
     /// # Errors
     /// The quota, the pool or its source is exhausted; or no extent has that length.
     pub fn chunks(&self, length: Chunks) -> Result<Extent> {
-        let granted = self.0.hand_out(&self.0.zone, |local| {
-            self.0.zone.allocate(&mut local.account, length, Alignment::Natural)
-        })?;
+        let granted = self.0.run(length)?;
         Ok(self.extent(granted.span, Place::Chunks(granted.grant.extent)))
     }
 
@@ -153,7 +155,7 @@ impl Owner {
     /// # Errors
     /// The quota, the pool or its source is exhausted; or no extent has that length.
     pub fn pages(&self, length: Pages) -> Result<Extent> {
-        if !(1..=recoup_core::units::PAGES_PER_CHUNK as u64).contains(&length.0) {
+        if !(1..=PAGES_PER_CHUNK as u64).contains(&length.0) {
             return Err(Error::pages(length.0));
         }
         if !self.0.is_here() {
@@ -189,7 +191,7 @@ impl Owner {
 
     /// Changes how much it may have. What it has beyond that it keeps.
     pub fn set_quota(&self, quota: Bytes) {
-        self.0.local().account.set_limit(Chunks(quota.0 / CHUNK_BYTES));
+        self.0.local().account.set_limit(whole_chunks(quota));
         // They were within the old one.
         self.0.give_up_spares();
     }
@@ -239,9 +241,16 @@ impl Holder {
         Ok((granted.span, granted.grant.extent))
     }
 
+    /// Chunks in a row.
+    pub(super) fn run(&self, length: Chunks) -> Result<Granted> {
+        self.hand_out(&self.zone, |local| {
+            self.zone.allocate(&mut local.account, length, Alignment::Natural)
+        })
+    }
+
     /// An extent that `grant` gets from a zone, ready for use. Tries once more after all that is kept at
     /// hand went back, if it was for want of room.
-    pub(super) fn hand_out(
+    fn hand_out(
         &self,
         zone: &Zone,
         mut grant: impl FnMut(&mut Local) -> Result<Granted>,

@@ -13,7 +13,7 @@ use recoup_sys::home::Home;
 use crate::inside::Inside;
 
 use super::bell::Call;
-use super::source::{Arrival, Returns};
+use super::source::Arrival;
 use super::transport::Transport;
 use super::zone::{Zone, return_order};
 use super::{Pool, Shared};
@@ -102,8 +102,7 @@ impl Shared {
         for (_, zone) in self.zones.all() {
             let mut turn = Turn::new(&zone, at_once);
             // As many rounds as there are hints: others may free as fast as this gives back.
-            let hints = zone.hints_bytes() * 8;
-            let _ = (0..hints).take_while(|_| turn.take(&zone, 0) == Due::Now).count();
+            let _ = (0..zone.most_hints()).take_while(|_| turn.take(&zone, 0) == Due::Now).count();
             all.add(turn.returned());
             all.gigabytes += zone.retire();
         }
@@ -189,9 +188,6 @@ impl Turn {
 
     /// One batch, if it is time for one.
     fn take(&mut self, zone: &Zone, now_ns: u64) -> Due {
-        if zone.kind().returns == Returns::Nothing {
-            return Due::Idle;
-        }
         let due = self.worker.due(zone.hints.pending(), now_ns);
         if due == Due::Now {
             // What failed is counted, and stays in the pool.
@@ -256,9 +252,7 @@ impl<'a> Thread<'a> {
     }
 
     fn can_sleep_long(&self) -> bool {
-        let hinted =
-            |zone: &Zone| zone.kind().returns != Returns::Nothing && zone.hints.pending() > 0;
-        let has_hints = || self.pool.zones.all().iter().any(|(_, zone)| hinted(zone));
+        let has_hints = || self.pool.zones.all().iter().any(|(_, zone)| zone.hints.pending() > 0);
         self.pool.bell.can_sleep_long(|| self.pool.has_spares(), has_hints)
     }
 

@@ -59,7 +59,7 @@ impl Zone {
             usage.warm += Bytes((superchunk.backed() - allocated) as u64 * CHUNK_BYTES);
         }
         let books = BYTES_PER_POOL + superchunks.len() * BYTES_PER_SUPERCHUNK;
-        let hints = self.hints_bytes();
-        usage.bookkeeping += Bytes((size_of::<Self>() + books + hints) as u64);
+        let hints = self.most_hints().div_ceil(8);
+        usage.bookkeeping += Bytes((size_of::<Self>() + books) as u64 + hints);
     }
 }

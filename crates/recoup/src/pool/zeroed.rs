@@ -2,12 +2,13 @@
 
 use recoup_core::bits::Bits512;
 use recoup_core::book::Grant;
-use recoup_core::{Alignment, Chunks};
+use recoup_core::Chunks;
 
 use super::error::Result;
 use super::extent::{Extent, Place};
+use super::mapping::CHUNK;
 use super::owner::Owner;
-use super::zone::{CHUNK, Granted};
+use super::zone::Granted;
 
 impl Owner {
     /// As [`chunks`](Self::chunks), and holding zeroes. What the owner had there before is overwritten,
@@ -20,10 +21,7 @@ impl Owner {
         let (mut span, run, own) = match spare {
             Some((span, run)) => (span, run, Bits512::FULL),
             None => {
-                let zone = self.0.zone();
-                let Granted { span, grant } = self.0.hand_out(zone, |local| {
-                    zone.allocate(&mut local.account, length, Alignment::Natural)
-                })?;
+                let Granted { span, grant } = self.0.run(length)?;
                 let Grant { extent, foreign, cold } = grant;
                 (span, extent, !(foreign | cold))
             }

@@ -15,7 +15,7 @@ use recoup_core::book::Grant;
 use recoup_core::hints::{HintMap, Word};
 use recoup_core::refusal::{NotYours, Refused};
 use recoup_core::superchunk as book;
-use recoup_core::units::{CHUNK_ORDER, CHUNKS_PER_SUPERCHUNK, SUPERCHUNK_ORDER};
+use recoup_core::units::{CHUNK_BYTES, CHUNK_ORDER, CHUNKS_PER_SUPERCHUNK, SUPERCHUNK_ORDER};
 use recoup_core::{Account, Alignment, ChunkIdx, ChunkRun, Chunks, OwnerId, PoolBook};
 use recoup_core::{Superchunk, SuperchunkIdx};
 use recoup_sys::numa::{self, Node};
@@ -23,7 +23,7 @@ use recoup_sys::own::{self, Backing};
 
 use super::budget::Budget;
 use super::error::{Error, Result};
-use super::mapping::{self, Mapping, Span};
+use super::mapping::{self, CHUNK, Mapping, Span};
 use super::movable::Cell;
 use super::source::{Arrival, Gigabyte, Kind, Returns, Source};
 
@@ -72,9 +72,8 @@ impl Zone {
         let map = |error| Error::Source { name: kind.name, advice: ADDRESSES, source: error };
         let mapping = Mapping::reserve(superchunks, kind.forking).map_err(map)?;
         let storage = (0..superchunks).map(|_| Superchunk::default()).collect();
-        let order = return_order(kind);
-        let hints = (superchunks << (SUPERCHUNK_ORDER - order)).div_ceil(64);
-        let hints = HintMap::new((0..hints).map(|_| Word::new(0)).collect());
+        let words = hints_of(kind, superchunks).div_ceil(u64::BITS.into());
+        let hints = HintMap::new((0..words).map(|_| Word::new(0)).collect());
         let book = PoolBook::new(storage).map_err(|_| Error::Full {
             asked: Chunks::SUPERCHUNK,
             free: Chunks::ZERO,
@@ -369,8 +368,7 @@ impl Zone {
         }
         self.detach_those(|superchunk| {
             let tally = superchunk.tally();
-            superchunk.is_present()
-                && (tally.takeable, tally.warm, tally.waiting) == (CHUNKS_PER_SUPERCHUNK, 0, 0)
+            (tally.takeable, tally.warm, tally.waiting) == (CHUNKS_PER_SUPERCHUNK, 0, 0)
         })
     }
 
@@ -385,9 +383,7 @@ impl Zone {
         let count = self.state().book.superchunks().len() as u64;
         let meant = |at: &SuperchunkIdx| {
             let mut state = self.state();
-            let index = usize::try_from(at.0).unwrap_or(usize::MAX);
-            let superchunk = state.book.superchunks().get(index);
-            superchunk.is_some_and(&is_meant) && self.detach(&mut state, *at)
+            state.book.superchunk(*at).is_some_and(&is_meant) && self.detach(&mut state, *at)
         };
         (0..count).map(SuperchunkIdx).filter(meant).count() as u64
     }
@@ -418,8 +414,7 @@ impl Zone {
     fn written(&self, state: &State, at: SuperchunkIdx) -> Vec<ChunkRun> {
         let keeps =
             self.kind.backing == book::Backing::Used && self.kind.returns != Returns::Nothing;
-        let index = usize::try_from(at.0).unwrap_or(usize::MAX);
-        let superchunk = state.book.superchunks().get(index).filter(|_| keeps);
+        let superchunk = state.book.superchunk(at).filter(|_| keeps);
         let owners = |superchunk: &Superchunk, slot| {
             superchunk.bytes_of(slot).is_some_and(|owner| owner != OwnerId::STRANGER)
         };
@@ -429,11 +424,9 @@ impl Zone {
         slots.map(|slot| mapping::part(at, slot..slot + 1)).collect()
     }
 
-    /// What the hints of freed memory take.
-    pub(super) fn hints_bytes(&self) -> usize {
-        (usize::try_from(self.budget.limit()).unwrap_or(0)
-            << (SUPERCHUNK_ORDER - return_order(self.kind)))
-        .div_ceil(8)
+    /// How many hints of freed memory there can be: a bit each.
+    pub(super) fn most_hints(&self) -> u64 {
+        hints_of(self.kind, self.budget.limit())
     }
 
     /// Gives back the memory behind an extent of free chunks.
@@ -470,13 +463,14 @@ impl Drop for Zone {
 
 /// Binary logarithm of the pages that are given back at a time.
 pub(super) fn return_order(kind: Kind) -> u8 {
-    let whole = kind.page.0 > recoup_core::units::CHUNK_BYTES || kind.returns == Returns::Nothing;
-    if whole { SUPERCHUNK_ORDER } else { CHUNK_ORDER }
+    if kind.page.0 > CHUNK_BYTES { SUPERCHUNK_ORDER } else { CHUNK_ORDER }
 }
 
-/// Bytes of a chunk.
-pub(super) const CHUNK: usize =
-    recoup_core::units::PAGES_PER_CHUNK << recoup_core::units::PAGE_SHIFT;
+/// How many extents of that order so many superchunks have.
+fn hints_of(kind: Kind, superchunks: u64) -> u64 {
+    superchunks << (SUPERCHUNK_ORDER - return_order(kind))
+}
+
 /// How many extents are freed under one lock.
 const BATCH: usize = 16;
 
