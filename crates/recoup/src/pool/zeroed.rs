@@ -1,8 +1,8 @@
 //! Memory that holds zeroes, without touching what does anyway.
 
+use recoup_core::Chunks;
 use recoup_core::bits::Bits512;
 use recoup_core::book::Grant;
-use recoup_core::Chunks;
 
 use super::error::Result;
 use super::extent::{Extent, Place};
