@@ -9,6 +9,7 @@ use recoup_sys::own::Backing;
 use recoup_sys::region::Region;
 use recoup_sys::units::{BLOCK, PAGE, PAGES_PER_BLOCK, PMD_TABLE_SPAN, Pages};
 use recoup_sys::{Bytes, Error};
+use recoup_testkit::kernel::struct_pages;
 use recoup_testkit::{HugePages, kernel, require, require_in_guest};
 
 const POOLS: &str = "root, and hugetlb pages of 2 MiB";
@@ -20,11 +21,6 @@ fn pool(page_size: Bytes, file: &str) -> u64 {
 
 fn has_pools() -> bool {
     kernel::is_root() && kernel::hugetlb(BLOCK.0, "nr_hugepages").is_some()
-}
-
-/// Pages of struct pages, where the kernel counts them.
-fn struct_pages() -> u64 {
-    kernel::vmstat("nr_memmap_pages") + kernel::vmstat("nr_memmap_boot_pages")
 }
 
 fn order(action: Action, page_size: Bytes, pages: u64) -> Change {

@@ -76,6 +76,12 @@ pub fn vmstat(name: &str) -> u64 {
     text.lines().find_map(value).unwrap_or(0)
 }
 
+/// What the kernel keeps in struct pages, in pages (Linux 6.11); 0 where it does not count them.
+#[must_use]
+pub fn struct_pages() -> u64 {
+    vmstat("nr_memmap_pages") + vmstat("nr_memmap_boot_pages")
+}
+
 /// Memory that is free or can be freed without swapping (`MemAvailable`), in bytes.
 ///
 /// # Panics

@@ -4,6 +4,7 @@ use recoup::pool::{Movable, OwnerOptions, Pool, Thp};
 use recoup_core::Chunks;
 use recoup_sys::Bytes;
 use recoup_testkit::figure::note;
+use recoup_testkit::numbers::Numbers;
 use recoup_testkit::ratio::{median, timed};
 use recoup_testkit::{Figure, HostSetting, Size, kernel};
 
@@ -30,10 +31,10 @@ fn one(gibs: u64, round: u64) -> f64 {
     let mut extents: Vec<Option<Movable>> =
         (0..all).map(|_| Some(owner.movable(Chunks(1)).expect("a chunk"))).collect();
     extents.iter().flatten().for_each(|extent| extent.write().fill(1));
-    let mut random = Numbers(round * 7919 + 1);
+    let mut random = Numbers::new(round * 7919 + 1);
     let mut left = all;
     while left > all / 2 {
-        let at = usize::try_from(random.next() % all).expect("few chunks");
+        let at = usize::try_from(random.below(all)).expect("few chunks");
         left -= u64::from(extents[at].take().is_some());
     }
     let mut done = None;
@@ -54,16 +55,4 @@ fn copying(extents: &[Option<Movable>], amount: Bytes) -> f64 {
     let (from, to) = there.split_at(there.len() / 2);
     let pairs = from.iter().zip(to).cycle().take(chunks);
     timed(|| pairs.for_each(|(from, to)| to.write().copy_from_slice(&from.read()))).as_secs_f64()
-}
-
-/// xorshift.
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
 }

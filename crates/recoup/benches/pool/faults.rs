@@ -1,17 +1,15 @@
 //! The page-fault benchmark: map, write one byte in each page, free, over and over.
 
-use std::sync::Barrier;
-use std::time::{Duration, Instant};
-
 use recoup::pool::{OwnerOptions, Pool, Thp};
 use recoup_core::Chunks;
 use recoup_sys::Bytes;
 use recoup_testkit::figure::note;
-use recoup_testkit::ratio::{Comparison, cpu_time};
+use recoup_testkit::ratio::Comparison;
 use recoup_testkit::{Figure, HostSetting, Size};
 
 use super::bystander::Bystander;
 use super::others::{self, Block, Kind};
+use super::threads::by_threads;
 
 /// How many times faster than mappings in base pages, and in huge ones.
 const TARGET_BASE: f64 = 10.0;
@@ -28,7 +26,8 @@ pub(super) fn print(size: Size) {
         let pool = Pool::new(Thp::private(), Bytes(4 << 30));
         let by_pool = || by_threads(threads, times * 10, || pool_loop(&pool, length)).clock / 10;
         for other in others::ALL {
-            let theirs = || by_threads(threads, times, || move || block(other.kind, length)).clock;
+            let theirs =
+                || by_threads(threads, times, || warm(move || block(other.kind, length))).clock;
             let compared = Comparison::run(rounds, by_pool, theirs);
             let faster = 1.0 / compared.ratio();
             let what = format!(
@@ -73,42 +72,21 @@ fn print_returning(size: Size, pool: &Pool, threads: usize, length: usize) {
 fn pool_loop(pool: &Pool, length: usize) -> impl FnMut() {
     let owner = pool.owner(OwnerOptions::default()).expect("an owner");
     let chunks = Chunks((length >> 21) as u64);
-    move || {
+    warm(move || {
         let mut extent = owner.chunks(chunks).expect("room");
         for page in extent.chunks_exact_mut(4096) {
             // As the others do it.
             std::hint::black_box(&mut page[0]).clone_from(&1);
         }
-    }
+    })
+}
+
+/// Work that was done once.
+fn warm<W: FnMut()>(mut work: W) -> W {
+    work();
+    work
 }
 
 fn block(kind: Kind, length: usize) {
     Block::new(kind, length).touch();
-}
-
-/// What some threads took.
-#[derive(Clone, Copy, Debug)]
-struct Times {
-    /// By the clock, for all of them.
-    clock: Duration,
-    /// By their processors.
-    processor: Duration,
-}
-
-/// What it takes each to do it so many times, after once that is not counted.
-fn by_threads<W: FnMut()>(threads: usize, times: usize, make: impl Fn() -> W + Sync) -> Times {
-    let start = Barrier::new(threads + 1);
-    std::thread::scope(|scope| {
-        let work = || {
-            let mut once = make();
-            once();
-            start.wait();
-            cpu_time(|| (0..times).for_each(|_| once()))
-        };
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        start.wait();
-        let began = Instant::now();
-        let processor = workers.into_iter().map(|worker| worker.join().expect("a worker")).sum();
-        Times { clock: began.elapsed(), processor }
-    })
 }

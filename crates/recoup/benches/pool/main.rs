@@ -6,6 +6,7 @@ mod faults;
 mod metadata;
 mod others;
 mod pair;
+mod threads;
 
 use recoup_testkit::Size;
 

@@ -1,8 +1,6 @@
 //! What it costs to take a chunk and to give it back.
 
 use std::hint::black_box;
-use std::sync::Barrier;
-use std::time::{Duration, Instant};
 
 use recoup::pool::{Extent, Owner, OwnerOptions, Pool, Thp};
 use recoup_sys::Bytes;
@@ -12,6 +10,7 @@ use recoup_testkit::{Figure, Size};
 
 use super::bystander::Bystander;
 use super::others::{self, Block};
+use super::threads::by_threads;
 
 /// What one chunk may cost, taken and given back.
 const TARGET_NS: f64 = 60.0;
@@ -80,7 +79,8 @@ fn print_threads(size: Size, pool: &Pool, pairs: usize) {
         (OwnerOptions::default().apart(), "gigabytes of their own"),
     ] {
         for (many, how) in [(1, "one at a time"), (64, "64 at a time")] {
-            let time = |threads| by_threads(pool, options, threads, pairs / 4, many);
+            let times = pairs / 4 / many;
+            let time = |threads| by_threads(threads, times, || pairs_of(pool, options, many)).clock;
             let compared = Comparison::run(size.pick(9, 1), || time(2), || time(1));
             // Two threads do twice as much.
             let value = 2.0 / compared.ratio();
@@ -96,33 +96,14 @@ fn print_threads(size: Size, pool: &Pool, pairs: usize) {
     }
 }
 
-/// The time that all of them take.
-fn by_threads(
-    pool: &Pool,
-    options: OwnerOptions,
-    threads: usize,
-    pairs: usize,
-    many: usize,
-) -> Duration {
-    let start = Barrier::new(threads + 1);
-    std::thread::scope(|scope| {
-        let work = || {
-            let owner = warm_owner(pool, options);
-            start.wait();
-            let mut chunks: Vec<Extent> = Vec::with_capacity(many);
-            for _ in 0..pairs / many {
-                chunks.extend((0..many).map(|_| owner.chunk().expect("a chunk")));
-                black_box(&mut chunks).clear();
-            }
-        };
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        start.wait();
-        let began = Instant::now();
-        for worker in workers {
-            worker.join().expect("a worker");
-        }
-        began.elapsed()
-    })
+/// What a thread does with an owner of its own.
+fn pairs_of(pool: &Pool, options: OwnerOptions, many: usize) -> impl FnMut() {
+    let owner = warm_owner(pool, options);
+    let mut chunks: Vec<Extent> = Vec::with_capacity(many);
+    move || {
+        chunks.extend((0..many).map(|_| owner.chunk().expect("a chunk")));
+        black_box(&mut chunks).clear();
+    }
 }
 
 /// Whether it matters that a thread returns what is free: over several of its looks.

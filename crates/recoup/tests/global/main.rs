@@ -15,7 +15,7 @@ use std::time::Duration;
 use recoup::pool::source::{Gigabyte, Kind, Source};
 use recoup::pool::{Chunks, Large, LargeOptions, OwnerOptions, Pool, ReturnSettings, Thp};
 use recoup_sys::Bytes;
-use recoup_testkit::kernel::smaps_bytes_in;
+use recoup_testkit::kernel::{own_pid, smaps_bytes_in};
 
 #[global_allocator]
 static ALLOCATOR: Large<System> = Large::new(System);
@@ -35,8 +35,7 @@ fn held() -> Bytes {
 
 fn resident_around(start: *const u8) -> u64 {
     let start = start.addr() as u64 / GIB * GIB;
-    let pid = i32::try_from(std::process::id()).expect("a pid");
-    smaps_bytes_in(pid, start..start + GIB, "Rss")
+    smaps_bytes_in(own_pid(), start..start + GIB, "Rss")
 }
 
 #[test]

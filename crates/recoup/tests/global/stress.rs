@@ -2,22 +2,12 @@
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-/// Numbers without a pattern, always the same (xorshift64).
-struct Random(u64);
+use recoup_testkit::numbers::Numbers;
 
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
-
-    /// From a few bytes to 6 MiB.
-    fn size(&mut self) -> usize {
-        let order = self.below(22);
-        usize::try_from(1 + self.below(3 << order)).expect("64 bits")
-    }
+/// From a few bytes to 6 MiB.
+fn size(random: &mut Numbers) -> usize {
+    let order = random.below(22);
+    usize::try_from(1 + random.below(3 << order)).expect("64 bits")
 }
 
 /// A block with a number in each 1000 bytes, and at its end.
@@ -29,8 +19,8 @@ struct Block {
 const STEP: usize = 1000;
 
 impl Block {
-    fn new(random: &mut Random) -> Self {
-        let size = random.size();
+    fn new(random: &mut Numbers) -> Self {
+        let size = size(random);
         let mut block = Self { bytes: Vec::new(), seed: 0 };
         if random.below(2) == 0 {
             block.bytes = vec![0; size];
@@ -56,9 +46,9 @@ impl Block {
     }
 
     /// Longer or shorter, with what it held.
-    fn resize(&mut self, random: &mut Random) {
+    fn resize(&mut self, random: &mut Numbers) {
         self.check();
-        let (old, size) = (self.bytes.len(), random.size());
+        let (old, size) = (self.bytes.len(), size(random));
         self.bytes.truncate(size);
         self.bytes.reserve_exact(size.saturating_sub(old));
         self.bytes.shrink_to(size);
@@ -75,12 +65,14 @@ pub(crate) fn run(threads: u64, steps: u32) {
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..threads).map(|_| channel()).unzip();
         for (number, mine) in (0..).zip(receivers) {
             let next = senders[(number + 1) % senders.len()].clone();
-            scope.spawn(move || work(Random(0x9E37_79B9 + number as u64), steps, &next, &mine));
+            scope.spawn(move || {
+                work(Numbers::new(0x9E37_79B9 + number as u64), steps, &next, &mine)
+            });
         }
     });
 }
 
-fn work(mut random: Random, steps: u32, next: &Sender<Block>, mine: &Receiver<Block>) {
+fn work(mut random: Numbers, steps: u32, next: &Sender<Block>, mine: &Receiver<Block>) {
     let mut blocks = Vec::new();
     for _ in 0..steps {
         blocks.extend(mine.try_iter());

@@ -10,7 +10,7 @@ use recoup_core::units::Pages;
 use recoup_sys::pagemap::{Pagemap, Word};
 use recoup_sys::units::{BLOCK, PMD_TABLE_SPAN};
 use recoup_sys::{Bytes, PageIdx};
-use recoup_testkit::kernel::{self, smaps_bytes_in};
+use recoup_testkit::kernel::{self, own_pid, smaps_bytes_in};
 use recoup_testkit::{HugePages, require, require_in_guest};
 
 use crate::common::{GIB, all_are, assert_clean, in_memory, memfd, owner, shared};
@@ -124,10 +124,6 @@ fn is_huge(block: PageIdx) -> bool {
     frames.is_some_and(|frames| {
         frames[0] % 512 == 0 && frames.iter().zip(frames[0]..).all(|(&frame, next)| frame == next)
     })
-}
-
-fn own_pid() -> i32 {
-    i32::try_from(std::process::id()).expect("a pid")
 }
 
 fn file() -> External {

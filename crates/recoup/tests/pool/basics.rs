@@ -2,14 +2,10 @@ use recoup::pool::{Error, OwnerOptions, Pool, ReturnSettings, Thp, Violation};
 use recoup_core::Chunks;
 use recoup_core::units::Pages;
 use recoup_sys::Bytes;
-use recoup_testkit::kernel::smaps_bytes_in;
+use recoup_testkit::kernel::{own_pid, smaps_bytes_in};
 
 const CHUNK: u64 = 2 << 20;
 const GIB: u64 = 1 << 30;
-
-fn own_pid() -> i32 {
-    i32::try_from(std::process::id()).expect("a pid")
-}
 
 fn resident(extent: &[u8]) -> u64 {
     let start = extent.as_ptr().addr() as u64;

@@ -3,20 +3,20 @@
 use std::num::NonZeroUsize;
 
 use recoup::pool::{HugeTlb, OwnerOptions, Pool};
-use recoup_sys::Bytes;
 use recoup_sys::hugetlb::OPTIMIZE_VMEMMAP;
 use recoup_sys::units::{BLOCK, PMD_TABLE_SPAN};
+use recoup_sys::{Bytes, Pages};
 use recoup_testkit::{HugePages, kernel, require, require_in_guest};
 
 const GIB: u64 = 1 << 30;
 
-fn struct_pages() -> u64 {
-    (kernel::vmstat("nr_memmap_pages") + kernel::vmstat("nr_memmap_boot_pages")) << 12
+fn struct_pages() -> Bytes {
+    Pages(kernel::struct_pages()).bytes()
 }
 
 #[test]
 fn huge_gigabytes_cost_a_pool_less_than_a_10000th() {
-    require!(struct_pages() > 0, "counted struct pages (Linux 6.11)");
+    require!(struct_pages() > Bytes::ZERO, "counted struct pages (Linux 6.11)");
     let source = HugeTlb::one_gib();
     require_in_guest!("gigabytes", source.is_ok(), "hugetlb pages of 1 GiB");
     let guard =
@@ -26,7 +26,7 @@ fn huge_gigabytes_cost_a_pool_less_than_a_10000th() {
     let before = struct_pages();
     let came = source.reserve(gigabytes).expect("root reserves");
     require_in_guest!("gigabytes", came.shortfall.is_none(), "3 free huge pages of 1 GiB");
-    let left = gigabytes * GIB / 64 - (before - struct_pages());
+    let left = gigabytes * GIB / 64 - (before - struct_pages()).0;
 
     let pool = Pool::new(source, Bytes(gigabytes * GIB));
     let owner = pool.owner(OwnerOptions::default()).expect("an owner");

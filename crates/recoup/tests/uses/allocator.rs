@@ -11,8 +11,9 @@ use allocator_api2::vec::Vec;
 use recoup::pool::{Owner, Thp};
 use recoup_core::Chunks;
 use recoup_sys::Bytes;
+use recoup_testkit::numbers::Numbers;
 
-use super::{CHUNK, GIB, MIB, numbers, pool_of, resident_around};
+use super::{CHUNK, GIB, MIB, pool_of, resident_around};
 
 /// A block with bytes that tell it from others.
 struct Block {
@@ -153,12 +154,11 @@ fn blocks_shrink_in_place_and_what_is_cut_off_is_free() {
 #[test]
 fn blocks_grow_and_keep_their_bytes() {
     let (pool, owner) = pool_of(Thp::private(), Bytes(2 * GIB));
-    let mut random = numbers(7);
+    let mut random = Numbers::new(7);
     let mut block: Vec<u8, _> = Vec::new_in(&owner);
     let mut size = 0;
     while size < 64 << 20 {
-        size += usize::try_from(random.next().expect("endless") % (1 + size as u64 / 2) + 1)
-            .expect("64 bits");
+        size += usize::try_from(random.below(1 + size as u64 / 2) + 1).expect("64 bits");
         let before = block.len();
         let mark = u8::try_from(size % 251).expect("a byte");
         block.resize(size, mark);

@@ -11,7 +11,7 @@ mod zeroed;
 
 use recoup::pool::{HugeTlb, Owner, OwnerOptions, Pool, Source, Thp};
 use recoup_sys::Bytes;
-use recoup_testkit::kernel::smaps_bytes_in;
+use recoup_testkit::kernel::{own_pid, smaps_bytes_in};
 
 const MIB: u64 = 1 << 20;
 #[cfg(any(feature = "allocator-api2", feature = "vm"))]
@@ -38,22 +38,8 @@ fn shared(pages: HugeTlb) -> HugeTlb {
     unsafe { pages.shared() }.expect("a memfd")
 }
 
-fn own_pid() -> i32 {
-    i32::try_from(std::process::id()).expect("a pid")
-}
-
 /// What is in memory of the whole gigabyte around an address.
 fn resident_around(start: *const u8) -> u64 {
     let start = start.addr() as u64 / GIB * GIB;
     smaps_bytes_in(own_pid(), start..start + GIB, "Rss")
-}
-
-/// Numbers without a pattern, always the same (xorshift64).
-#[cfg(feature = "allocator-api2")]
-fn numbers(seed: u64) -> impl Iterator<Item = u64> {
-    std::iter::successors(Some(seed), |&x| {
-        let x = x ^ x << 13;
-        let x = x ^ x >> 7;
-        Some(x ^ x << 17)
-    })
 }
