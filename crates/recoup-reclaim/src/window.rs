@@ -48,11 +48,7 @@ impl Runner<'_> {
     /// Scans one window, and does about its findings what is asked.
     pub(crate) fn window(&self, subject: &Subject, ranges: &[PageRange]) -> WindowOutcome {
         let mut outcome = WindowOutcome::default();
-        let words = if self.features.pagemap_scan.works() {
-            KernelWords::Seekable(&subject.pagemap)
-        } else {
-            KernelWords::StreamOnly(&subject.pagemap)
-        };
+        let words = KernelWords::new(&subject.pagemap, self.features);
         let mut walk = Walk::new(&words, ranges);
         let mut scan = Scan::new(&self.settings, self.frames.as_ref());
         let mut pace = Paces::new(self.request.longest_hold);

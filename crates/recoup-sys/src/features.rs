@@ -73,14 +73,17 @@ pub struct Features {
     pub frame_numbers: Support,
     /// `/proc/kpageflags` and `/proc/kpagecount` can be read (root).
     pub frame_flags: Support,
-    /// `PAGEMAP_SCAN` (Linux 6.7 to 7.2) shows where page tables are, empty ones included: sparse address
-    /// spaces are searched fast, and empty tables can be drawn.
+    /// `PAGEMAP_SCAN` (Linux 6.7) finds the pages that hold something: sparse address spaces are
+    /// searched fast.
     pub pagemap_scan: Support,
+    /// `PAGEMAP_SCAN` shows where page tables are, empty ones included (Linux 6.7 to 7.2): they can be
+    /// drawn, and fences are raised only where they are.
+    pub empty_tables: Support,
     /// `PROCMAP_QUERY` (Linux 6.11) tells the size of a mapping's pages: hugetlb memory is also
     /// recognised where it is mounted in another mount namespace.
     pub procmap_query: Support,
     /// A `MADV_DONTNEED` of 2 MiB or more frees the page tables that it empties
-    /// (`CONFIG_PT_RECLAIM`, Linux 6.14). Only told where tables can be seen.
+    /// (`CONFIG_PT_RECLAIM`, Linux 6.14).
     pub table_reclaim: Support,
     /// A userfaultfd that covers faults of the kernel, too: this process's own page tables can be freed
     /// behind a fence while its threads run.
@@ -128,7 +131,8 @@ impl Features {
                 "run as root (CAP_SYS_ADMIN)",
             ),
             frame_flags: Support::from_result(KernelFrames::open(), "run as root"),
-            pagemap_scan: table_search(&pagemap)?,
+            pagemap_scan: pagemap_scan(&pagemap)?,
+            empty_tables: empty_tables(&pagemap)?,
             procmap_query: procmap_query()?,
             table_reclaim: table_reclaim()?,
             userfaultfd: userfaultfd(),
@@ -168,6 +172,7 @@ impl Features {
             ("frame_numbers", &self.frame_numbers),
             ("frame_flags", &self.frame_flags),
             ("pagemap_scan", &self.pagemap_scan),
+            ("empty_tables", &self.empty_tables),
             ("procmap_query", &self.procmap_query),
             ("table_reclaim", &self.table_reclaim),
             ("userfaultfd", &self.userfaultfd),
@@ -192,9 +197,25 @@ fn zero_page_frame(pagemap: &Pagemap) -> Result<Option<Pfn>> {
     Ok(word.and_then(|word| word.frame()))
 }
 
+/// Touches one page: the search must find exactly that.
+fn pagemap_scan(pagemap: &Pagemap) -> Result<Support> {
+    let mut region = Region::new(BLOCK)?;
+    region.advise(Pages(0), BLOCK.whole_pages(), OwnAdvice::BasePages).ok();
+    region.touch(Pages(7), Pages(1));
+    let mut runs = [Run::default(); 4];
+    let touched = PageRange::starting_at(region.pages().start + Pages(7), Pages(1));
+    let held = pagemap.find_held(region.pages(), &mut runs);
+    let only_touched = |found: &[Run]| found.len() == 1 && found[0].range() == touched;
+    Ok(Support::require(
+        held.is_ok_and(|scanned| only_touched(scanned.runs)),
+        "PAGEMAP_SCAN is missing",
+        "use Linux 6.7 or later; without it all of an address space is read, slowly",
+    ))
+}
+
 /// Empties one of two page tables' places and never fills the other: the search must show exactly
 /// the first one.
-fn table_search(pagemap: &Pagemap) -> Result<Support> {
+fn empty_tables(pagemap: &Pagemap) -> Result<Support> {
     let mut region = Region::new(Bytes(2 * BLOCK.0))?;
     region.advise(Pages(0), Bytes(2 * BLOCK.0).whole_pages(), OwnAdvice::BasePages).ok();
     region.touch(Pages(7), Pages(1));
@@ -206,8 +227,8 @@ fn table_search(pagemap: &Pagemap) -> Result<Support> {
     Ok(Support::require(
         shown.is_ok_and(|scanned| only_first(scanned.runs)),
         "PAGEMAP_SCAN is missing or does not show empty page tables",
-        "use Linux 6.7 to 7.2 (7.3 shows them no longer); without it all of an address space is read, \
-         slowly, and empty tables are counted but not located",
+        "use Linux 6.7 to 7.2 (7.3 shows them no longer); elsewhere they are counted but not located, \
+         and a sweep fences also where there are none",
     ))
 }
 

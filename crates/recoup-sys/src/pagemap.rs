@@ -4,8 +4,9 @@
 //!
 //! # How long the target waits
 //! Both hold the target's mmap lock for reading while they walk its page tables. A `read` lets it
-//! go every 2 MiB; a scan keeps it until it returns, so [`Pagemap::find_tables`] is bounded by
-//! [`SCAN_MAX_ENTRIES`] entries and [`SCAN_MAX_SPAN`] of address space a call.
+//! go every 2 MiB; a scan keeps it until it returns, so [`Pagemap::find_tables`] and
+//! [`Pagemap::find_held`] are bounded by [`SCAN_MAX_ENTRIES`] entries and [`SCAN_MAX_SPAN`] of
+//! address space a call.
 
 #![expect(unsafe_code, reason = "PAGEMAP_SCAN has no safe wrapper")]
 
@@ -124,8 +125,9 @@ impl Pagemap {
     /// as `runs` has places, [`SCAN_MAX_ENTRIES`] entries, or [`SCAN_MAX_SPAN`] of addresses.
     ///
     /// The kernel documents this query as "pages that are not write-protected by userfaultfd", which
-    /// an empty entry of an existing table isn't either; so [`crate::Features`] tries it out before
-    /// it is relied on. Empty entries count for the bound, so that it holds whatever is there.
+    /// an empty entry of an existing table isn't either. Since Linux 7.3 that is only said of mappings
+    /// with such a protection, so [`crate::Features`] tries it out before it is relied on. Empty
+    /// entries count for the bound, so that it holds whatever is there.
     ///
     /// Costs about 10 ns an entry, and 20 ns a 2 MiB block without a table.
     ///
@@ -135,6 +137,22 @@ impl Pagemap {
         let span_end = range.start + SCAN_MAX_SPAN.whole_pages();
         let bounded = PageRange { end: range.end.min(span_end), ..range };
         self.scan(Query::Tables, bounded, SCAN_MAX_ENTRIES, runs)
+            .map_err(|source| Error::os("scan", format!("{} at {range}", self.subject), source))
+    }
+
+    /// Finds the pages of a range that hold something, in runs, and passes tables that hold nothing. Looks
+    /// from the start of `range` until it ends or a bound is met: as many runs as `runs` has places, or
+    /// [`SCAN_MAX_ENTRIES`] pages of addresses, since the kernel counts no entry that it passes.
+    ///
+    /// Costs about 10 ns an entry that holds something, 0.4 to 0.8 us a table that holds nothing, and 20 ns a
+    /// 2 MiB block without one.
+    ///
+    /// # Errors
+    /// As for [`Pagemap::find_tables`].
+    pub fn find_held<'a>(&self, range: PageRange, runs: &'a mut [Run]) -> Result<Scanned<'a>> {
+        let span_end = range.start + Pages(SCAN_MAX_ENTRIES);
+        let bounded = PageRange { end: range.end.min(span_end), ..range };
+        self.find(Query::Held, bounded, runs)
             .map_err(|source| Error::os("scan", format!("{} at {range}", self.subject), source))
     }
 
@@ -278,7 +296,7 @@ struct ScanRequest {
 /// Which pages a scan is to find (`PAGE_IS_*` of linux/fs.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Query {
-    /// Pages that have an entry in a page table, be it an empty one.
+    /// Pages that have an entry in a page table, be it an empty one (Linux 6.7 to 7.2).
     Tables,
     /// Pages that hold something: present, swapped out, or a marker (guards are such).
     Held,

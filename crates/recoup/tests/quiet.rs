@@ -45,7 +45,7 @@ fn steps_allocate_nothing() {
     let works = needed.iter().all(|it| it.works());
     require!(
         works,
-        "a userfaultfd for kernel faults, and page tables that are shown and reclaimed"
+        "PAGEMAP_SCAN, page tables that are reclaimed, and a userfaultfd for kernel faults"
     );
     let blocks = 4096;
     let mut region = Region::new(Bytes(blocks * BLOCK.0)).unwrap();

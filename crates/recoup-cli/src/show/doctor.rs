@@ -15,7 +15,7 @@ fn mechanisms(features: &Features) -> [(&'static str, Vec<&Support>); 8] {
         ("find holes in huge pages", with(&["thp"])),
         ("find lazily freed memory", with(&[])),
         ("count empty and zero-page tables", vec![&features.base_pages, &features.frame_numbers]),
-        ("find empty tables' places (--map)", vec![&features.pagemap_scan]),
+        ("find empty tables' places (--map)", vec![&features.empty_tables]),
         ("split huge pages, drop lazily freed memory", with(&[]).into_iter().chain(act).collect()),
         ("free a program's own tables while it runs", with_fence(features)),
         ("let a program's end be seen before its memory is freed", vec![&features.companion]),
@@ -30,9 +30,10 @@ fn with_fence(features: &Features) -> Vec<&Support> {
 }
 
 /// Facts that make things faster or the account complete, without which all still works.
-fn extras(features: &Features) -> [(&'static str, &Support); 4] {
+fn extras(features: &Features) -> [(&'static str, &Support); 5] {
     [
         ("search sparse address spaces fast", &features.pagemap_scan),
+        ("sweep a program's own tables where they are", &features.empty_tables),
         ("tell hugetlb memory of other mount namespaces", &features.procmap_query),
         ("show what cgroups are charged", &features.memory_cgroup),
         ("large discards free their page tables by themselves", &features.table_reclaim),

@@ -75,7 +75,7 @@ impl Subject {
 
     /// What a run would do about a range.
     pub(crate) fn actions(&self, range: PageRange) -> Vec<Action> {
-        let words = KernelWords::Seekable(&self.pagemap);
+        let words = KernelWords::Held(&self.pagemap);
         let mut walk = Walk::new(&words, &[range]);
         let mut scan = Scan::new(&self.settings, Some(&self.frames));
         let findings = scan.find(&mut walk, usize::MAX).expect("the workload lives");

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use recoup_sys::pagemap::{Pagemap, Run, SCAN_MAX_ENTRIES, SCAN_MAX_SPAN};
+use recoup_sys::pagemap::{Pagemap, Run, SCAN_MAX_ENTRIES, SCAN_MAX_SPAN, Scanned};
 use recoup_sys::units::{BLOCK as BLOCK_BYTES, PAGES_PER_BLOCK};
-use recoup_sys::{PageRange, Pages};
+use recoup_sys::{Bytes, Features, PageRange, Pages};
 use recoup_testkit::figure::note;
 use recoup_testkit::ratio::cpu_time;
 use recoup_testkit::{Figure, Size, Workload};
@@ -17,14 +17,55 @@ const GIB: u64 = 1 << 18;
 /// How often each layout is scanned.
 const PASSES: usize = 7;
 
-pub(crate) fn measure(size: Size) {
-    let dense = dense(size.pick(GIB, GIB / 16));
-    let empty = tables(size.pick(16, 1));
-    let sparse = sparse(size.pick(1024, 64));
+/// What a kernel is asked for.
+#[derive(Clone, Copy)]
+enum Search {
+    /// Page tables: from Linux 6.7 to 7.2.
+    Tables,
+    /// Pages that hold something: since Linux 7.3.
+    Held,
+}
+
+impl Search {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tables => "for tables",
+            Self::Held => "for pages",
+        }
+    }
+
+    fn find<'a>(self, pagemap: &Pagemap, range: PageRange, runs: &'a mut [Run]) -> Scanned<'a> {
+        let found = match self {
+            Self::Tables => pagemap.find_tables(range, runs),
+            Self::Held => pagemap.find_held(range, runs),
+        };
+        found.expect("a scan")
+    }
+
+    /// Most addresses that one call looks at.
+    fn span(self) -> Bytes {
+        match self {
+            Self::Tables => SCAN_MAX_SPAN,
+            Self::Held => Pages(SCAN_MAX_ENTRIES).bytes(),
+        }
+    }
+}
+
+pub(crate) fn measure(size: Size, features: &Features) {
+    if features.empty_tables.works() {
+        measure_search(Search::Tables, size);
+    }
+    measure_search(Search::Held, size);
+}
+
+fn measure_search(search: Search, size: Size) {
+    let dense = dense(search, size.pick(GIB, GIB / 16));
+    let empty = tables(search, size.pick(16, 1));
+    let sparse = sparse(search, size.pick(1024, 64));
     let entry = dense.max(empty);
-    let spanned = (SCAN_MAX_SPAN.0 / BLOCK_BYTES.0) as f64;
+    let spanned = (search.span().0 / BLOCK_BYTES.0) as f64;
     let figure = Figure {
-        what: "longest hold by PAGEMAP_SCAN, by construction",
+        what: &format!("longest hold by PAGEMAP_SCAN {}, by construction", search.name()),
         value: (SCAN_MAX_ENTRIES as f64 * entry + spanned * sparse) / 1e6,
         target: 2.0,
         unit: "ms",
@@ -36,18 +77,18 @@ pub(crate) fn measure(size: Size) {
 }
 
 /// Pages without a gap; returns the nanoseconds of an entry.
-fn dense(count: u64) -> f64 {
+fn dense(search: Search, count: u64) -> f64 {
     let mut workload = Workload::start();
     let addresses = workload.map(&format!("map a {count} base"));
     workload.tell(&format!("touch a 0 {count} {count} 1"));
     let pagemap = Subject::open(&workload).pagemap;
     let range = pages(&addresses);
     note_reads(&pagemap, range);
-    nanos(print_longest("dense pages", &pagemap, range)) / count as f64
+    nanos(print_longest(search, "dense pages", &pagemap, range)) / count as f64
 }
 
 /// A table with nothing in it in each 2 MiB; returns the nanoseconds of an entry.
-fn tables(gigabytes: u64) -> f64 {
+fn tables(search: Search, gigabytes: u64) -> f64 {
     let mut workload = Workload::start();
     let count = gigabytes * GIB / BLOCK;
     let addresses = workload.map(&format!("map a {} base", gigabytes * GIB));
@@ -55,32 +96,33 @@ fn tables(gigabytes: u64) -> f64 {
     workload.tell(&format!("discard a 5 1 {BLOCK} {count}"));
     let pagemap = Subject::open(&workload).pagemap;
     let range = pages(&addresses);
-    let total = print_longest("an empty table in each 2 MiB", &pagemap, range);
+    let total = print_longest(search, "an empty table in each 2 MiB", &pagemap, range);
     nanos(total) / range.length().0 as f64
 }
 
 /// A page in each gigabyte, so that there are PMD tables; returns the nanoseconds of a block without
 /// a table (counting the few that have one as such, which errs on the high side).
-fn sparse(gigabytes: u64) -> f64 {
+fn sparse(search: Search, gigabytes: u64) -> f64 {
     let mut workload = Workload::start();
     let addresses = workload.map(&format!("map a {} base", gigabytes * GIB));
     workload.tell(&format!("touch a 5 1 {GIB} {gigabytes}"));
     let pagemap = Subject::open(&workload).pagemap;
     let range = pages(&addresses);
-    let total = print_longest("a page in each GiB", &pagemap, range);
+    let total = print_longest(search, "a page in each GiB", &pagemap, range);
     nanos(total) / (range.length().0 / BLOCK) as f64
 }
 
 /// Prints the longest call of a scan over a range, and returns the time of all calls. What a
 /// hypervisor takes away counts as a call's time: so the range is scanned a few times, and the
 /// median of the longest calls is the figure.
-fn print_longest(layout: &str, pagemap: &Pagemap, range: PageRange) -> Duration {
-    let passes: Vec<Vec<Duration>> = (0..PASSES).map(|_| scan_calls(pagemap, range)).collect();
+fn print_longest(search: Search, layout: &str, pagemap: &Pagemap, range: PageRange) -> Duration {
+    let passes: Vec<Vec<Duration>> =
+        (0..PASSES).map(|_| scan_calls(search, pagemap, range)).collect();
     let mut longest: Vec<Duration> =
         passes.iter().filter_map(|calls| calls.iter().max().copied()).collect();
     longest.sort_unstable();
     let figure = Figure {
-        what: &format!("longest PAGEMAP_SCAN, {layout}"),
+        what: &format!("longest PAGEMAP_SCAN {}, {layout}", search.name()),
         value: nanos(longest[PASSES / 2]) / 1e6,
         target: 2.0,
         unit: "ms",
@@ -92,15 +134,14 @@ fn print_longest(layout: &str, pagemap: &Pagemap, range: PageRange) -> Duration 
 }
 
 /// Scans a range and returns the processor's time of each call.
-fn scan_calls(pagemap: &Pagemap, range: PageRange) -> Vec<Duration> {
+fn scan_calls(search: Search, pagemap: &Pagemap, range: PageRange) -> Vec<Duration> {
     let mut runs = vec![Run::default(); PAGES_PER_BLOCK];
     let mut calls = Vec::new();
     let mut rest = range;
     while !rest.is_empty() {
         let mut until = rest.start;
         calls.push(cpu_time(|| {
-            let scanned = pagemap.find_tables(rest, &mut runs).expect("a scan");
-            until = scanned.looked_until;
+            until = search.find(pagemap, rest, &mut runs).looked_until;
         }));
         rest.start = until.max(rest.start + Pages(1));
     }

@@ -21,6 +21,6 @@ fn main() {
     let features = Features::probe().expect("the features");
     dense::measure(size, &features);
     sparse::measure(size, &features);
-    holds::measure(size);
+    holds::measure(size, &features);
     advise::measure(size);
 }

@@ -3,15 +3,15 @@
 //!
 //! Two ways of going on are combined. *Streaming* reads `pagemap` word by word: the cheapest for
 //! dense memory. On an empty block, *seeking* asks `PAGEMAP_SCAN` where the next page tables are: the
-//! cheapest for sparse memory, and it tells an empty table from none. A seek is bounded, so that no
-//! call holds the target's mmap lock for long. Where the kernel cannot seek, all is streamed, and
-//! empty tables are not told.
+//! cheapest for sparse memory, and it tells an empty table from none. Where the kernel does not show
+//! tables, it is asked where the next pages are. A seek is bounded, so that no call holds the
+//! target's mmap lock for long. Where the kernel cannot seek, all is streamed.
 
 use std::collections::VecDeque;
 
 use recoup_sys::pagemap::{Pagemap, Run};
 use recoup_sys::units::PAGES_PER_BLOCK;
-use recoup_sys::{Error, PageIdx, PageRange, Pages, Result};
+use recoup_sys::{Error, Features, PageIdx, PageRange, Pages, Result};
 
 use super::block::Block;
 
@@ -29,8 +29,9 @@ pub trait Words {
     /// Those of pread(2).
     fn read(&self, start: PageIdx, words: &mut [u64]) -> Result<usize>;
 
-    /// Finds the next runs that page tables or huge pages map, and how far was looked; see
-    /// [`Pagemap::find_tables`]. Nothing where this cannot be asked.
+    /// Finds the next runs that page tables or huge pages map, or at least those that hold something,
+    /// and how far was looked; see [`Pagemap::find_tables`] and [`Pagemap::find_held`]. Nothing
+    /// where this cannot be asked.
     ///
     /// # Errors
     /// Those of the ioctl.
@@ -40,24 +41,41 @@ pub trait Words {
 /// How a kernel's `pagemap` is searched.
 #[derive(Debug)]
 pub enum KernelWords<'a> {
-    /// With `PAGEMAP_SCAN`.
-    Seekable(&'a Pagemap),
-    /// Before Linux 6.7.
+    /// For page tables: from Linux 6.7 to 7.2.
+    Tables(&'a Pagemap),
+    /// For pages that hold something: from Linux 7.3 on.
+    Held(&'a Pagemap),
+    /// Not at all: before Linux 6.7.
     StreamOnly(&'a Pagemap),
+}
+
+impl<'a> KernelWords<'a> {
+    /// Searched as well as this kernel can.
+    #[must_use]
+    pub fn new(pagemap: &'a Pagemap, features: &Features) -> Self {
+        if features.empty_tables.works() {
+            Self::Tables(pagemap)
+        } else if features.pagemap_scan.works() {
+            Self::Held(pagemap)
+        } else {
+            Self::StreamOnly(pagemap)
+        }
+    }
 }
 
 impl Words for KernelWords<'_> {
     fn read(&self, start: PageIdx, words: &mut [u64]) -> Result<usize> {
-        let (Self::Seekable(pagemap) | Self::StreamOnly(pagemap)) = self;
+        let (Self::Tables(pagemap) | Self::Held(pagemap) | Self::StreamOnly(pagemap)) = self;
         pagemap.read(start, words)
     }
 
     fn seek(&self, range: PageRange, found: &mut Vec<PageRange>) -> Result<Option<PageIdx>> {
-        let Self::Seekable(pagemap) = self else {
-            return Ok(None);
-        };
         let mut runs = [Run::default(); SEEK_RUNS];
-        let scanned = pagemap.find_tables(range, &mut runs)?;
+        let scanned = match self {
+            Self::Tables(pagemap) => pagemap.find_tables(range, &mut runs)?,
+            Self::Held(pagemap) => pagemap.find_held(range, &mut runs)?,
+            Self::StreamOnly(_) => return Ok(None),
+        };
         found.extend(scanned.runs.iter().map(|run| run.range()));
         Ok(Some(scanned.looked_until))
     }

@@ -29,9 +29,12 @@ pub(crate) fn request(pids: Vec<i32>) -> Request {
     }
 }
 
+pub(crate) fn features() -> Features {
+    Features::probe().expect("the features")
+}
+
 pub(crate) fn run_request(request: &Request) -> RunOutcome {
-    let features = Features::probe().expect("the features");
-    run::run(request, &features, &Unobserved).expect("the targets")
+    run::run(request, &features(), &Unobserved).expect("the targets")
 }
 
 /// Runs on one workload, with changes to the request.
@@ -45,6 +48,14 @@ pub(crate) fn run_with(workload: &Workload, change: impl FnOnce(&mut Request)) -
 
 pub(crate) fn report(workload: &Workload) -> ProcessOutcome {
     run_with(workload, |request| request.mode = Mode::Report)
+}
+
+/// The same as if this were another kernel.
+pub(crate) fn report_as_on(workload: &Workload, features: &Features) -> ProcessOutcome {
+    let request = Request { mode: Mode::Report, ..request(vec![workload.pid()]) };
+    let mut outcome = run::run(&request, features, &Unobserved).expect("the targets");
+    assert_eq!(outcome.errors().collect::<Vec<_>>(), Vec::<&str>::new());
+    outcome.processes.pop().expect("the workload")
 }
 
 pub(crate) fn reclaim(workload: &Workload) -> ProcessOutcome {

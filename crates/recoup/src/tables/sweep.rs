@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use recoup_sys::own_maps::OwnMaps;
 use recoup_sys::own_status::OwnStatus;
-use recoup_sys::pagemap::{Query, Run};
+use recoup_sys::pagemap::{Pagemap, Query, Run};
 use recoup_sys::pressure::{self, MemoryPressure};
 use recoup_sys::units::{BLOCK, PAGE_BYTES};
 use recoup_sys::userfault::{Against, Fence, Settled, Userfault};
@@ -66,10 +66,34 @@ struct Place {
     pressure: Option<MemoryPressure>,
 }
 
+/// What a look tells of tables.
+#[derive(Clone, Copy, Debug)]
+enum Sight {
+    /// Where they are.
+    Tables,
+    /// Only what is held: since Linux 7.3. Any gap may have some.
+    Held,
+}
+
+impl Sight {
+    fn of(features: &Features) -> Self {
+        if features.empty_tables.works() { Self::Tables } else { Self::Held }
+    }
+
+    /// Where in a gap between what is held tables begin, as far as that is seen.
+    fn first_table(self, pagemap: &Pagemap, gap: PageRange) -> Result<Option<PageIdx>, Errno> {
+        match self {
+            Self::Tables => pagemap.first_table(gap),
+            Self::Held => Ok(Some(gap.start)),
+        }
+    }
+}
+
 /// What a sweep works with besides.
 #[derive(Debug)]
 struct Crew {
     settled: Settled,
+    sight: Sight,
     pace: Pace,
     /// Where the last fencing sweep ended: growth usually goes on there.
     resume: PageIdx,
@@ -99,7 +123,8 @@ impl Sweeper {
             why: e.to_string(),
             remedy: "allow this process 4 MiB more of address space",
         })?;
-        let crew = Crew { settled, pace: Pace::new(max_pause), resume: PageIdx(0) };
+        let sight = Sight::of(features);
+        let crew = Crew { settled, sight, pace: Pace::new(max_pause), resume: PageIdx(0) };
         Ok(Self { place: None, room, crew, pressure: None })
     }
 
@@ -181,11 +206,12 @@ impl Sweeper {
         let before = place.status.page_tables()?;
         let outcome = Outcome { before, after: before, sweeps: 1, ..Outcome::default() };
         let Place { fault, maps, status, .. } = place;
-        let Crew { settled, pace, resume } = crew;
+        let Crew { settled, sight, pace, resume } = crew;
         let from = if mode == Mode::Fencing { *resume } else { PageIdx(0) };
         let runs = room.runs();
+        let sight = *sight;
         let mut work =
-            Work { fault, status, settled, pace, resume, runs, aside, goal, alarm, outcome };
+            Work { fault, status, settled, sight, pace, resume, runs, aside, goal, alarm, outcome };
         let last = PageIdx(u64::MAX);
         for part in
             [PageRange { start: from, end: last }, PageRange { start: PageIdx(0), end: from }]
@@ -213,6 +239,7 @@ struct Work<'a> {
     fault: &'a mut Userfault,
     status: &'a OwnStatus,
     settled: &'a Settled,
+    sight: Sight,
     pace: &'a mut Pace,
     resume: &'a mut PageIdx,
     runs: &'a mut [Run],
@@ -282,7 +309,7 @@ impl Work<'_> {
             if gap.is_empty() {
                 continue;
             }
-            if let Some(first) = self.fault.pagemap().first_table(gap)? {
+            if let Some(first) = self.sight.first_table(self.fault.pagemap(), gap)? {
                 let from = hull.map_or(first, |hull| hull.start);
                 hull = Some(PageRange { start: from, end: gap.end });
             }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use recoup::tables::{Mode, Sweeper};
 use recoup_sys::region::{OwnAdvice, Region};
-use recoup_sys::{Bytes, Pages};
+use recoup_sys::{Bytes, Features, Pages, Support};
 use recoup_testkit::require;
 
 use crate::arena::{alone, features, fences, region, settled, tables, tables_below};
@@ -27,8 +27,18 @@ fn touch_and_discard(region: &mut Region, block: u64) {
 }
 
 fn swept(region: &Region, mode: Mode) -> recoup::tables::Outcome {
-    let mut sweeper = Sweeper::new(settled(region.pages()), PAUSE, &features()).unwrap();
+    swept_with(region, mode, &features())
+}
+
+fn swept_with(region: &Region, mode: Mode, features: &Features) -> recoup::tables::Outcome {
+    let mut sweeper = Sweeper::new(settled(region.pages()), PAUSE, features).unwrap();
     sweeper.sweep(mode, Bytes::ZERO).unwrap()
+}
+
+/// With what this kernel shows of page tables, and with what Linux 7.3 does.
+fn both_sights() -> [Features; 2] {
+    let empty_tables = Support::Missing { why: "not shown".to_owned(), remedy: "" };
+    [features(), Features { empty_tables, ..features() }]
 }
 
 fn mappings(region: &Region) -> usize {
@@ -45,13 +55,16 @@ fn empty_tables_go_and_what_is_held_stays() {
         fences(&features()),
         "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
     );
-    for mode in [Mode::Looking, Mode::Fencing] {
+    let [shown, hidden] = both_sights();
+    for (mode, features) in
+        [(Mode::Looking, &shown), (Mode::Looking, &hidden), (Mode::Fencing, &shown)]
+    {
         let mut region = region(BLOCKS);
         let (before, full) = fill(&mut region, touch_and_discard);
         for block in (0..BLOCKS).step_by(100) {
             region.write(usize::try_from(block << 21).unwrap() + 12345, &[7]);
         }
-        let (parts, seen) = (mappings(&region), swept(&region, mode));
+        let (parts, seen) = (mappings(&region), swept_with(&region, mode, features));
         let left = tables_below(before + BLOCKS / 8 * 4096);
         assert!(left - before <= BLOCKS / 8 * 4096, "{before} {full} {left} {mode:?} {seen:?}");
         assert_eq!(mappings(&region), parts, "{mode:?}");
@@ -70,17 +83,19 @@ fn tables_of_the_zero_page_go_too() {
         fences(&features()),
         "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
     );
-    let mut region = region(BLOCKS);
-    let (before, full) = fill(&mut region, |region, block| {
-        assert_eq!(region.peek(usize::try_from(block << 21).unwrap()), 0);
-    });
-    region.write(5 << 21, &[9]);
-    let seen = swept(&region, Mode::Looking);
-    let left = tables_below(before + BLOCKS / 8 * 4096);
-    assert!(left - before <= BLOCKS / 8 * 4096, "{before} {full} {left} {seen:?}");
-    assert_eq!((region.peek(5 << 21), region.peek(6 << 21)), (9, 0));
-    region.write(7 << 21, &[1]);
-    assert_eq!(region.peek(7 << 21), 1);
+    for features in both_sights() {
+        let mut region = region(BLOCKS);
+        let (before, full) = fill(&mut region, |region, block| {
+            assert_eq!(region.peek(usize::try_from(block << 21).unwrap()), 0);
+        });
+        region.write(5 << 21, &[9]);
+        let seen = swept_with(&region, Mode::Looking, &features);
+        let left = tables_below(before + BLOCKS / 8 * 4096);
+        assert!(left - before <= BLOCKS / 8 * 4096, "{before} {full} {left} {seen:?}");
+        assert_eq!((region.peek(5 << 21), region.peek(6 << 21)), (9, 0));
+        region.write(7 << 21, &[1]);
+        assert_eq!(region.peek(7 << 21), 1);
+    }
 }
 
 #[test]
