@@ -26,7 +26,7 @@ impl Pool {
     ///
     /// Costs a copy of what moves, at the speed of memcpy(3) where memory is at hand. Meanwhile
     /// everybody goes on; who wants an extent that is being copied waits for that one copy, who allocates
-    /// for the plan (0.1 ms a GiB at most) and for a gigabyte that is unmapped.
+    /// for the plan (0.1 ms a GiB at most), and who finds no room for what is going back.
     pub fn compact(&self) -> Compaction {
         if !self.0.is_here() {
             return Compaction::default();

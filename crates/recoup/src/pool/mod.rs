@@ -64,6 +64,7 @@ mod planted;
 mod returns;
 pub mod source;
 mod spares;
+mod transit;
 mod transport;
 mod usage;
 #[cfg(feature = "vm")]
@@ -101,8 +102,12 @@ use recoup_sys::numa::{self, Node};
 use bell::Bell;
 use budget::Budget;
 use owner::Holder;
+use transit::Transit;
 use zone::{NODES, Zone};
 use zones::{Key, Zones};
+
+/// Others may free as fast as somebody who needs room looks for it.
+const MOST_LOOKS: usize = 16;
 
 /// Memory of one source, for many owners. A clone is the same pool. It ends with its last owner's last
 /// extent.
@@ -116,6 +121,7 @@ struct Shared {
     home: Option<Home>,
     source: Arc<dyn Source>,
     budget: Arc<Budget>,
+    transit: Arc<Transit>,
     zones: Zones,
     holders: Mutex<Vec<Weak<Holder>>>,
     next_owner: AtomicU32,
@@ -137,6 +143,7 @@ impl Pool {
             home: Home::new().ok(),
             source: Arc::new(source),
             budget: Arc::new(Budget::new(limit)),
+            transit: Arc::default(),
             zones: Zones::default(),
             holders: Mutex::default(),
             next_owner: AtomicU32::new(1),
@@ -171,8 +178,10 @@ impl Shared {
             return Err(Error::Child);
         }
         key.node.map_or(Ok(()), |node| self.has_node(node))?;
-        self.zones
-            .get(key, || Zone::new(Arc::clone(&self.source), Arc::clone(&self.budget), key.node))
+        self.zones.get(key, || {
+            let (source, budget) = (Arc::clone(&self.source), Arc::clone(&self.budget));
+            Zone::new(source, budget, Arc::clone(&self.transit), key.node)
+        })
     }
 
     /// Refuses a node without memory, before somebody has an owner that gets none.
@@ -220,11 +229,26 @@ impl Shared {
         self.holders().iter().any(|holder| holder.local().spares.count().0 > 0)
     }
 
-    /// Gives back whole gigabytes that are kept without need, so that somebody finds room.
+    /// Gives back whole gigabytes that are kept without need, so that somebody finds room. Those of
+    /// which others are just giving something back are waited for.
     fn make_room(&self) {
-        self.give_up_spares();
-        for (_, zone) in self.zones.all() {
-            zone.detach_unused();
+        for _ in 0..MOST_LOOKS {
+            let before = self.transit.so_far();
+            self.give_up_spares();
+            let zones = self.zones.all();
+            let gone: u64 = zones.iter().map(|(_, zone)| zone.detach_unused()).sum();
+            self.wait_for_others();
+            if gone > 0 || self.transit.so_far() == before {
+                return;
+            }
+        }
+    }
+
+    /// Waits for what others are giving back. A child that inherits the pool has none of the threads that
+    /// do.
+    fn wait_for_others(&self) {
+        if self.home.as_ref().is_some_and(Home::is_here) {
+            self.transit.wait();
         }
     }
 }

@@ -10,6 +10,7 @@ use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::thread;
 
 use super::bell::{Bell, Call};
+use super::transit::Transit;
 
 /// A pool as the bell sees it.
 struct Pool {
@@ -115,5 +116,43 @@ fn who_is_to_stop_does_not_sleep_on() {
         pool.free(0, To::Book);
         pool.bell.silence();
         thread.join().unwrap();
+    });
+}
+
+/// What two find who need room at the same time, where one gigabyte is kept without need.
+#[derive(Default)]
+struct Kept {
+    gigabytes: Mutex<usize>,
+    transit: Transit,
+    room: AtomicUsize,
+}
+
+impl Kept {
+    fn make_room(&self) {
+        let mut gigabytes = self.gigabytes.lock().unwrap();
+        if *gigabytes > 0 {
+            *gigabytes -= 1;
+            let passage = self.transit.set_out();
+            drop(gigabytes);
+            self.room.fetch_add(1, Ordering::Relaxed);
+            drop(passage);
+        } else {
+            drop(gigabytes);
+        }
+        self.transit.wait();
+    }
+}
+
+#[test]
+fn who_finds_no_room_waits_for_what_another_one_gives_back() {
+    explore(|| {
+        let kept = Arc::new(Kept { gigabytes: Mutex::new(1), ..Kept::default() });
+        let other = {
+            let kept = Arc::clone(&kept);
+            thread::spawn(move || kept.make_room())
+        };
+        kept.make_room();
+        assert_eq!(kept.room.load(Ordering::Relaxed), 1);
+        other.join().unwrap();
     });
 }

@@ -106,6 +106,7 @@ impl Shared {
             all.add(turn.returned());
             all.gigabytes += zone.retire();
         }
+        self.wait_for_others();
         all
     }
 }
@@ -190,6 +191,7 @@ impl Turn {
     fn take(&mut self, zone: &Zone, now_ns: u64) -> Due {
         let due = self.worker.due(zone.hints.pending(), now_ns);
         if due == Due::Now {
+            let _passage = zone.set_out();
             // What failed is counted, and stays in the pool.
             let _ = self.worker.round(&zone.hints, &mut Transport(zone), &mut Transport(zone));
         }

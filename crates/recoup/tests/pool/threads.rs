@@ -3,6 +3,7 @@
 //!
 //! `RECOUP_POOL_OPS` says how many steps a thread makes.
 
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use recoup_sys::Bytes;
 use recoup_sys::units::BLOCK;
 use recoup_testkit::{HugePages, require};
 
-use crate::common::{GIB, Random, assert_empty, memfd, steps};
+use crate::common::{GIB, Random, all_are, assert_empty, memfd, owner, steps};
 
 /// Memory with a mark at both ends, and in its midst.
 enum Held {
@@ -160,4 +161,30 @@ fn huge_pages() {
     require!(guard.is_ok(), "96 huge pages of 2 MiB");
     let source = recoup::pool::HugeTlb::two_mib().expect("huge pages");
     with_threads(source, Bytes(4 * GIB));
+}
+
+/// The pool has one gigabyte, which one owner has freed: another one gets it, also while it is just
+/// going back.
+#[test]
+fn a_gigabyte_that_is_going_back_is_waited_for() {
+    let pool = Pool::new(memfd(), Bytes(GIB));
+    for _ in 0..50 {
+        let apart = pool.owner(OwnerOptions::default().apart()).expect("an owner");
+        let mut extent = apart.chunks(Chunks(16)).expect("room");
+        extent.fill(1);
+        drop(extent);
+        let start = Barrier::new(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                start.wait();
+                pool.trim();
+            });
+            start.wait();
+            let tenant = owner(&pool);
+            let chunk = tenant.chunk().expect("room");
+            assert!(all_are(&chunk, 0));
+        });
+        pool.trim();
+    }
+    assert_empty(&pool);
 }

@@ -7,7 +7,9 @@
 
 #![expect(unsafe_code, reason = "what the book says becomes a right to memory here")]
 
-use std::collections::BTreeMap;
+mod gigabytes;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use recoup_core::bits::Bits512;
@@ -15,10 +17,10 @@ use recoup_core::book::Grant;
 use recoup_core::hints::{HintMap, Word};
 use recoup_core::refusal::{NotYours, Refused};
 use recoup_core::superchunk as book;
-use recoup_core::units::{CHUNK_BYTES, CHUNK_ORDER, CHUNKS_PER_SUPERCHUNK, SUPERCHUNK_ORDER};
-use recoup_core::{Account, Alignment, ChunkIdx, ChunkRun, Chunks, OwnerId, PoolBook};
+use recoup_core::units::{CHUNK_BYTES, CHUNK_ORDER, SUPERCHUNK_ORDER};
+use recoup_core::{Account, Alignment, ChunkIdx, ChunkRun, Chunks, PoolBook};
 use recoup_core::{Superchunk, SuperchunkIdx};
-use recoup_sys::numa::{self, Node};
+use recoup_sys::numa::Node;
 use recoup_sys::own::{self, Backing};
 
 use super::budget::Budget;
@@ -26,6 +28,7 @@ use super::error::{Error, Result};
 use super::mapping::{self, CHUNK, Mapping, Span};
 use super::movable::Cell;
 use super::source::{Arrival, Gigabyte, Kind, Returns, Source};
+use super::transit::{Passage, Transit};
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -34,6 +37,7 @@ pub(super) struct Zone {
     source: Arc<dyn Source>,
     kind: Kind,
     budget: Arc<Budget>,
+    transit: Arc<Transit>,
     /// Of which node its memory has to be.
     node: Option<Node>,
     state: Mutex<State>,
@@ -50,6 +54,8 @@ pub(super) struct State {
     pub(super) book: Book,
     /// What stands behind each superchunk that is part of the zone.
     gigabytes: BTreeMap<SuperchunkIdx, Gigabyte>,
+    /// Superchunks that are part of the zone no more, but not yet unmapped.
+    departing: BTreeSet<SuperchunkIdx>,
     /// The handles of extents that may move, by the first chunk.
     pub(super) movables: BTreeMap<ChunkIdx, Arc<Cell>>,
 }
@@ -65,6 +71,7 @@ impl Zone {
     pub(super) fn new(
         source: Arc<dyn Source>,
         budget: Arc<Budget>,
+        transit: Arc<Transit>,
         node: Option<Node>,
     ) -> Result<Self> {
         let kind = source.kind();
@@ -79,9 +86,10 @@ impl Zone {
             free: Chunks::ZERO,
             limit: budget.limit_bytes(),
         })?;
-        let (gigabytes, movables) = (BTreeMap::new(), BTreeMap::new());
-        let state = Mutex::new(State { book, gigabytes, movables });
-        Ok(Self { mapping, source, kind, budget, node, state, settled: Condvar::new(), hints })
+        let (gigabytes, departing, movables) = Default::default();
+        let state = Mutex::new(State { book, gigabytes, departing, movables });
+        let settled = Condvar::new();
+        Ok(Self { mapping, source, kind, budget, transit, node, state, settled, hints })
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -307,50 +315,6 @@ impl Zone {
         self.hints.hint(index(start)..index(start + run.length().0 - 1) + 1)
     }
 
-    /// Attaches one more superchunk; `full` where the pool has all that it may have.
-    fn grow(&self, state: &mut State, full: Error) -> Result<()> {
-        if !self.mapping.is_of_this_process() {
-            // Before it is asked: a file that is shared with the parent would get another length.
-            return Err(Error::Child);
-        }
-        let superchunks = state.book.superchunks();
-        let absent = superchunks.iter().position(|superchunk| !superchunk.is_present());
-        let (Some(index), Some(share)) = (absent, self.budget.take()) else {
-            return Err(full);
-        };
-        let at = SuperchunkIdx(index as u64);
-        let gigabyte = self.source.take().map_err(|error| self.refused(error))?;
-        // SAFETY: the book says that the superchunk is not part of the pool, and is locked.
-        let mapped = unsafe { self.mapping.attach(at, &gigabyte) };
-        let ready = mapped.map_err(|error| self.refused(error)).and_then(|()| self.bind(at));
-        if let Err(error) = ready {
-            // SAFETY: as above.
-            let _ = unsafe { self.mapping.detach(at) };
-            self.source.put_back(gigabyte);
-            return Err(error);
-        }
-        state.gigabytes.insert(at, gigabyte);
-        let attached = state.book.attach(at, self.kind.backing);
-        debug_assert!(attached.is_ok(), "an absent superchunk: {attached:?}");
-        share.keep();
-        Ok(())
-    }
-
-    /// Keeps a superchunk's memory on the zone's node.
-    fn bind(&self, at: SuperchunkIdx) -> Result<()> {
-        let Some(node) = self.node else { return Ok(()) };
-        let pages = self.mapping.pages(mapping::whole(at));
-        let (name, advice) = (self.kind.name, NODES);
-        numa::bind(pages, node).map_err(|source| Error::Source { name, advice, source })
-    }
-
-    /// The node goes with the zone: a file would keep it for whoever gets its gigabyte next.
-    fn unbind(&self, at: SuperchunkIdx) {
-        if self.node.is_some() {
-            let _ = numa::unbind(self.mapping.pages(mapping::whole(at)));
-        }
-    }
-
     fn refused(&self, error: recoup_sys::Error) -> Error {
         let advice = match (self.kind.arrival, self.kind.backing) {
             (Arrival::Fetched, book::Backing::Used) => FILES,
@@ -360,68 +324,9 @@ impl Zone {
         Error::Source { name: self.kind.name, advice, source: error }
     }
 
-    /// Gives superchunks back behind which nothing stands any more: nothing that came with the pool's
-    /// use of them. Says how many.
-    pub(super) fn retire(&self) -> u64 {
-        if self.kind.backing != book::Backing::OnTouch {
-            return self.detach_unused();
-        }
-        self.detach_those(|superchunk| {
-            let tally = superchunk.tally();
-            (tally.takeable, tally.warm, tally.waiting) == (CHUNKS_PER_SUPERCHUNK, 0, 0)
-        })
-    }
-
-    /// Gives superchunks back of which nothing is in use, with what stands behind them. Says how many.
-    pub(super) fn detach_unused(&self) -> u64 {
-        self.detach_those(|superchunk| superchunk.tally().takeable == CHUNKS_PER_SUPERCHUNK)
-    }
-
-    /// Locks the zone for one superchunk at a time: unmapping one takes milliseconds, and whoever
-    /// allocates waits for that.
-    fn detach_those(&self, is_meant: impl Fn(&Superchunk) -> bool) -> u64 {
-        let count = self.state().book.superchunks().len() as u64;
-        let meant = |at: &SuperchunkIdx| {
-            let mut state = self.state();
-            state.book.superchunk(*at).is_some_and(&is_meant) && self.detach(&mut state, *at)
-        };
-        (0..count).map(SuperchunkIdx).filter(meant).count() as u64
-    }
-
-    /// Gives a superchunk back of which nothing is in use.
-    pub(super) fn detach(&self, state: &mut State, at: SuperchunkIdx) -> bool {
-        let written = self.written(state, at);
-        if state.book.detach(at).is_err() {
-            return false;
-        }
-        for run in written {
-            // A part that is refused stays in the file.
-            // SAFETY: as below.
-            let _ = unsafe { self.mapping.discard(run, Backing::Shared) };
-        }
-        self.unbind(at);
-        // SAFETY: the book has just made sure that nobody has any of it, and is locked.
-        let unmapped = unsafe { self.mapping.detach(at) };
-        if let (Some(gigabyte), Ok(())) = (state.gigabytes.remove(&at), unmapped) {
-            self.source.put_back(gigabyte);
-        }
-        self.budget.put_back();
-        true
-    }
-
-    /// What owners have written to and freed, where that is not given back with the gigabyte: of
-    /// files, which keep it.
-    fn written(&self, state: &State, at: SuperchunkIdx) -> Vec<ChunkRun> {
-        let keeps =
-            self.kind.backing == book::Backing::Used && self.kind.returns != Returns::Nothing;
-        let superchunk = state.book.superchunk(at).filter(|_| keeps);
-        let owners = |superchunk: &Superchunk, slot| {
-            superchunk.bytes_of(slot).is_some_and(|owner| owner != OwnerId::STRANGER)
-        };
-        let slots = superchunk.into_iter().flat_map(|superchunk| {
-            (0..CHUNKS_PER_SUPERCHUNK).filter(move |&slot| owners(superchunk, slot))
-        });
-        slots.map(|slot| mapping::part(at, slot..slot + 1)).collect()
+    /// For what is given back outside of the zone's lock.
+    pub(super) fn set_out(&self) -> Passage<'_> {
+        self.transit.set_out()
     }
 
     /// How many hints of freed memory there can be: a bit each.
