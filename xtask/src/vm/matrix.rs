@@ -44,7 +44,7 @@ const GUESTS: [Guest; 4] = [
     // Huge pages of 1 GiB need memory that nobody has cut up: that of a machine that was just started.
     Guest {
         name: "gigabytes",
-        memory_mib: 12288,
+        memory_mib: 21504,
         numa_nodes: 1,
         command_line: &[],
         only: Some("huge_gigabyte"),

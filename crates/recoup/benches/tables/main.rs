@@ -33,13 +33,14 @@ fn main() {
     let time = size.pick(Duration::from_secs(3), Duration::from_millis(300));
     for (what, pages) in [("1 page", 1), ("32 pages", 32), ("512 pages", 512)] {
         let rounds = (0..size.pick(3, 1)).map(|_| {
-            let without = Load::run(&region, time, pages);
+            let without = Load::run(&region, time, pages, Discards::ItsPages);
+            let bare = Load::run(&region, time, pages, Discards::TheBlock);
             let keeper = Keeper::start(settled(), limits(), &features).expect("a keeper");
             while own_tables() > HARD {
                 std::thread::sleep(Duration::from_millis(10));
             }
-            let with = Load::run(&region, time, pages);
-            (without, with, keeper.outcome())
+            let with = Load::run(&region, time, pages, Discards::ItsPages);
+            Round { without, bare, with, outcome: keeper.outcome() }
         });
         report(what, &rounds.collect::<Vec<_>>());
     }
@@ -62,6 +63,22 @@ fn own_tables() -> u64 {
     kernel::status_bytes(kernel::own_pid(), "VmPTE")
 }
 
+/// What a thread gives back when it has done with some pages.
+#[derive(Clone, Copy)]
+enum Discards {
+    ItsPages,
+    /// All of the block, with which the kernel frees the table: the least that few tables cost.
+    TheBlock,
+}
+
+/// The same work without a limit, with each table freed by who used it, and with a limit.
+struct Round {
+    without: Load,
+    bare: Load,
+    with: Load,
+    outcome: Outcome,
+}
+
 /// What the threads did, and how long each access took.
 #[derive(Default)]
 struct Load {
@@ -75,7 +92,7 @@ struct Load {
 }
 
 impl Load {
-    fn run(region: &Region, time: Duration, pages: usize) -> Self {
+    fn run(region: &Region, time: Duration, pages: usize, discards: Discards) -> Self {
         let (ended, start) = (AtomicBool::new(false), Barrier::new(THREADS + 1));
         std::thread::scope(|scope| {
             let threads: Vec<_> = (0..THREADS)
@@ -84,7 +101,7 @@ impl Load {
                     let (ended, start) = (&ended, &start);
                     scope.spawn(move || {
                         start.wait();
-                        part.hammer(pages, ended)
+                        part.hammer(pages, discards, ended)
                     })
                 })
                 .collect();
@@ -141,7 +158,7 @@ impl Part {
     }
 
     /// Over and over: writes some pages of a random block, looks whether they hold it, discards them.
-    fn hammer(self, pages: usize, ended: &AtomicBool) -> Load {
+    fn hammer(self, pages: usize, discards: Discards, ended: &AtomicBool) -> Load {
         let (mut load, mut state) = (Load::default(), 0x9e37_79b9_7f4a_7c15 + self.index);
         while !ended.load(Ordering::Relaxed) {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -162,10 +179,14 @@ impl Part {
                     load.lost += u64::from(!right);
                 });
             }
-            self.at(first, |place| {
+            let (from, count) = match discards {
+                Discards::ItsPages => (first, pages),
+                Discards::TheBlock => (first / 512 * 512, 512),
+            };
+            self.at(from, |place| {
                 // SAFETY: these pages are this thread's own, and it has done with them.
                 let done =
-                    unsafe { libc::madvise(place.cast(), pages * PAGE, libc::MADV_DONTNEED) };
+                    unsafe { libc::madvise(place.cast(), count * PAGE, libc::MADV_DONTNEED) };
                 assert_eq!(done, 0, "madvise");
             });
             load.operations += pages as u64;
@@ -179,15 +200,13 @@ impl Part {
     }
 }
 
-fn report(what: &str, rounds: &[(Load, Load, Outcome)]) {
-    let of = |number: &dyn Fn(&(Load, Load, Outcome)) -> f64| {
-        median(rounds.iter().map(number).collect())
-    };
-    let most = rounds.iter().map(|(_, with, _)| with.most_tables).max().unwrap_or(0);
-    let lost: u64 = rounds.iter().map(|(without, with, _)| with.lost + without.lost).sum();
+fn report(what: &str, rounds: &[Round]) {
+    let of = |number: &dyn Fn(&Round) -> f64| median(rounds.iter().map(number).collect());
+    let most = rounds.iter().map(|round| round.with.most_tables).max().unwrap_or(0);
+    let lost: u64 = rounds.iter().map(|round| round.with.lost + round.without.lost).sum();
     let text = format!("touching and discarding {what} at a time, 4 threads");
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    let free = rounds.iter().map(|(without, ..)| without.most_tables).max().unwrap_or(0);
+    let free = rounds.iter().map(|round| round.without.most_tables).max().unwrap_or(0);
     figure(
         &text,
         "most page tables",
@@ -197,8 +216,12 @@ fn report(what: &str, rounds: &[(Load, Load, Outcome)]) {
         &format!("{:.1} without", mib(free)),
     );
     figure(&text, "writes lost", lost as f64, 0.0, "writes", "checked at each");
-    let speed = of(&|(without, with, _)| without.operations as f64 / with.operations.max(1) as f64);
-    let rate = of(&|(without, ..)| without.operations as f64);
+    let by_without = |round: &Round, load: &Load| {
+        round.without.operations as f64 / load.operations.max(1) as f64
+    };
+    let speed = of(&|round| by_without(round, &round.with));
+    let bare = of(&|round| by_without(round, &round.bare));
+    let rate = of(&|round| round.without.operations as f64);
     figure(
         &text,
         "time by that without a limit",
@@ -207,20 +230,25 @@ fn report(what: &str, rounds: &[(Load, Load, Outcome)]) {
         "x",
         &format!("{rate} accesses without"),
     );
+    note(
+        &format!("{text}: the same if each table is freed by who used it"),
+        &format!("{bare:.3} x"),
+    );
     report_waits(&text, rounds);
 }
 
 /// How long the fences were up, which bounds what a thread waits at one; and how long accesses took,
 /// which also waited for a processor, at times behind a thread that a fence had just let go.
-fn report_waits(text: &str, rounds: &[(Load, Load, Outcome)]) {
+fn report_waits(text: &str, rounds: &[Round]) {
     let (mut with, mut without) = (Load::default(), Load::default());
-    for (one, other, _) in rounds {
-        without.add(one);
-        with.add(other);
+    for round in rounds {
+        without.add(&round.without);
+        with.add(&round.with);
     }
-    let fences: u64 = rounds.iter().map(|(.., outcome)| outcome.pauses.count()).sum();
-    let over: u64 = rounds.iter().map(|(.., outcome)| outcome.pauses.over_budget).sum();
-    let longest = rounds.iter().map(|(.., outcome)| outcome.pauses.longest).max();
+    let pauses = || rounds.iter().map(|round| round.outcome.pauses);
+    let fences: u64 = pauses().map(|pauses| pauses.count()).sum();
+    let over: u64 = pauses().map(|pauses| pauses.over_budget).sum();
+    let longest = pauses().map(|pauses| pauses.longest).max();
     let made = format!("{over} of {fences} fences, longest {:?}", longest.unwrap_or_default());
     let share = over as f64 / fences.max(1) as f64 * 100.0;
     figure(text, "fences up for over 10 ms", share, 0.1, "%", &made);

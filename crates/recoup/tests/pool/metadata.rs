@@ -19,24 +19,36 @@ fn huge_gigabytes_cost_a_pool_less_than_a_10000th() {
     require!(struct_pages() > Bytes::ZERO, "counted struct pages (Linux 6.11)");
     let source = HugeTlb::one_gib();
     require_in_guest!("gigabytes", source.is_ok(), "hugetlb pages of 1 GiB");
-    let guard =
-        HugePages::reserve_with(&[(OPTIMIZE_VMEMMAP, "0")], &[(BLOCK, 0), (PMD_TABLE_SPAN, 0)]);
-    let _guard = guard.expect("none are asked for");
-    let (source, gigabytes) = (source.expect("just looked"), 3);
-    let before = struct_pages();
-    let came = source.reserve(gigabytes).expect("root reserves");
-    require_in_guest!("gigabytes", came.shortfall.is_none(), "3 free huge pages of 1 GiB");
-    let left = gigabytes * GIB / 64 - (before - struct_pages()).0;
+    for gigabytes in [1, 4, 16] {
+        let guard = HugePages::reserve_with(&[(OPTIMIZE_VMEMMAP, "0")], &[(PMD_TABLE_SPAN, 0)]);
+        let _guard = guard.expect("none are asked for");
+        let source = HugeTlb::one_gib().expect("just looked");
+        let before = struct_pages();
+        let came = source.reserve(gigabytes).expect("root reserves");
+        require_in_guest!("gigabytes", came.shortfall.is_none(), "16 free huge pages of 1 GiB");
+        let left = gigabytes * GIB / 64 - (before - struct_pages()).0;
+        let pool = Pool::new(source, Bytes(gigabytes * GIB));
+        // One is enough: books are as large whether gigabytes are used or not, and all that are used would
+        // take as much memory of the host.
+        let owner = pool.owner(OwnerOptions::default()).expect("an owner");
+        let _one = owner.gigabyte().expect("a gigabyte");
+        let metadata = left + pool.usage().bookkeeping.0;
+        println!("{gigabytes} GiB: {left} bytes of struct pages, {metadata} of metadata in all");
+        assert!(metadata * 10_000 <= gigabytes * GIB, "{metadata} bytes");
+    }
+}
 
+/// They are memory like any other.
+#[test]
+fn a_huge_gigabyte_goes_back_whole_or_in_parts() {
+    let guard = HugePages::reserve(&[(BLOCK, 0), (PMD_TABLE_SPAN, 3)]);
+    require_in_guest!("gigabytes", guard.is_ok(), "3 free huge pages of 1 GiB");
+    let gigabytes = 3;
+    let source = HugeTlb::one_gib().expect("they were just reserved");
     let pool = Pool::new(source, Bytes(gigabytes * GIB));
     let owner = pool.owner(OwnerOptions::default()).expect("an owner");
     let mut all: Vec<_> = std::iter::from_fn(|| owner.gigabyte().ok()).collect();
     assert_eq!(all.len() as u64, gigabytes);
-    let metadata = left + pool.usage().bookkeeping.0;
-    println!("{gigabytes} GiB: {left} bytes of struct pages, {metadata} of metadata in all");
-    assert!(metadata * 10_000 <= gigabytes * GIB, "{metadata} bytes");
-
-    // They are memory like any other, and go back whole.
     for extent in &mut all {
         extent.prefault(NonZeroUsize::MIN).expect("memory that is there");
         (extent[0], extent[(1 << 30) - 1]) = (1, 2);
