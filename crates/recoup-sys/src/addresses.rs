@@ -151,7 +151,9 @@ impl Addresses {
             .map_err(|e| Error::os("make usable", part.to_string(), e))
     }
 
-    /// Takes the memory behind a part of them away, which gives back what has no other user.
+    /// Takes the memory behind a part of them away, which gives back what has no other user. Other
+    /// threads map and fault meanwhile: the mmap lock is held for writing only when nothing is left to
+    /// free.
     ///
     /// # Errors
     /// As for [`map`](Self::map).
@@ -162,7 +164,10 @@ impl Addresses {
         self.check("unmap", part)?;
         let flags = MapFlags::FIXED | MapFlags::PRIVATE | MapFlags::NORESERVE;
         let (start, bytes) = (address(part.start), length(part));
-        // SAFETY: the caller promises that nobody uses what is replaced.
+        // What it refuses (locked memory; hugetlb pages before Linux 5.18) the mapping frees.
+        // SAFETY: the caller promises that nobody uses what was there.
+        let _ = unsafe { rustix::mm::madvise(start, bytes, Advice::LinuxDontNeed) };
+        // SAFETY: as above.
         unsafe { rustix::mm::mmap_anonymous(start, bytes, ProtFlags::empty(), flags) }
             .map_err(|e| Error::os("unmap", part.to_string(), e))?;
         self.keep_from_children(part)

@@ -50,7 +50,7 @@ impl Mapping {
     /// Gives back what is behind chunks, which read as zero then.
     ///
     /// # Safety
-    /// They are part of the pool, with memory of this backing, and nobody uses them.
+    /// They are mapped, with memory of this backing, and nobody uses them.
     pub(super) unsafe fn discard(&self, run: ChunkRun, backing: Backing) -> Result<()> {
         if !self.addresses.is_of_this_process() {
             // Who forked has none of this memory, and may have other memory here.

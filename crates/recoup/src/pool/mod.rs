@@ -24,8 +24,9 @@
 //!    ([`Extent::prefault`] finds out before), and files on some [file systems](External).
 //! 4. An extent stays where it is; a movable one goes where a compaction needs it, but never while
 //!    somebody reads or writes it.
-//! 5. Free memory goes back while others allocate; who waits for it, waits for one request, or for one
-//!    gigabyte that goes back as a whole (3 ms in huge pages; 66 in base pages, 180 of a memfd).
+//! 5. Free memory goes back while others allocate; who wants just that memory waits for one request.
+//!    Only who finds no room anywhere waits for all that is on its way back (a gigabyte takes 3 ms in
+//!    huge pages; 66 in base pages, 180 of a memfd), before he is refused.
 //!
 //! | module | what it does |
 //! |---|---|
@@ -36,7 +37,7 @@
 //! | `extent`, `movable`, `advice` | the memory itself |
 //! | `zeroed`, `blocks`, `allocator`, `global` | memory for collections, and for a whole program |
 //! | `vm` | a virtual machine's memory |
-//! | `returns`, `bell`, `transport` | what is free goes back to the source |
+//! | `returns`, `bell`, `transport`, `transit` | what is free goes back to the source |
 //! | `compact` | sparse gigabytes become empty |
 //! | `audit` | the books against each other and against the kernel |
 
@@ -106,7 +107,7 @@ use transit::Transit;
 use zone::{NODES, Zone};
 use zones::{Key, Zones};
 
-/// Others may free as fast as somebody who needs room looks for it.
+/// Others may free as fast as somebody looks: then what he found until now has to do.
 const MOST_LOOKS: usize = 16;
 
 /// Memory of one source, for many owners. A clone is the same pool. It ends with its last owner's last
@@ -229,26 +230,28 @@ impl Shared {
         self.holders().iter().any(|holder| holder.local().spares.count().0 > 0)
     }
 
-    /// Gives back whole gigabytes that are kept without need, so that somebody finds room. Those of
-    /// which others are just giving something back are waited for.
+    /// Gives back whole gigabytes that are kept without need, so that somebody finds room.
     fn make_room(&self) {
-        for _ in 0..MOST_LOOKS {
-            let before = self.transit.so_far();
-            self.give_up_spares();
-            let zones = self.zones.all();
-            let gone: u64 = zones.iter().map(|(_, zone)| zone.detach_unused()).sum();
-            self.wait_for_others();
-            if gone > 0 || self.transit.so_far() == before {
-                return;
-            }
-        }
+        self.give_up_spares();
+        self.look_until_alone(|| {
+            self.zones.all().iter().map(|(_, zone)| zone.detach_unused()).sum()
+        });
     }
 
-    /// Waits for what others are giving back. A child that inherits the pool has none of the threads that
-    /// do.
-    fn wait_for_others(&self) {
-        if self.home.as_ref().is_some_and(Home::is_here) {
-            self.transit.wait();
+    /// Looks for memory to give back, by `look`, which says how many passages it made of that. Of what
+    /// others are giving back meanwhile it may not have seen the rest: so it waits for them, and
+    /// looks again.
+    fn look_until_alone(&self, mut look: impl FnMut() -> u64) {
+        for _ in 0..MOST_LOOKS {
+            let before = self.transit.arrived();
+            let own = look();
+            // A child that inherits the pool has none of the threads whose passages it sees.
+            if self.home.as_ref().is_some_and(Home::is_here) {
+                self.transit.wait();
+            }
+            if self.transit.arrived() - before <= own {
+                return;
+            }
         }
     }
 }

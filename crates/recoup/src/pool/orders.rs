@@ -119,40 +119,26 @@ fn who_is_to_stop_does_not_sleep_on() {
     });
 }
 
-/// What two find who need room at the same time, where one gigabyte is kept without need.
-#[derive(Default)]
-struct Kept {
-    gigabytes: Mutex<usize>,
-    transit: Transit,
-    room: AtomicUsize,
-}
-
-impl Kept {
-    fn make_room(&self) {
-        let mut gigabytes = self.gigabytes.lock().unwrap();
-        if *gigabytes > 0 {
-            *gigabytes -= 1;
-            let passage = self.transit.set_out();
-            drop(gigabytes);
-            self.room.fetch_add(1, Ordering::Relaxed);
-            drop(passage);
-        } else {
-            drop(gigabytes);
-        }
-        self.transit.wait();
-    }
-}
-
 #[test]
-fn who_finds_no_room_waits_for_what_another_one_gives_back() {
+fn who_waits_finds_all_that_had_set_out() {
     explore(|| {
-        let kept = Arc::new(Kept { gigabytes: Mutex::new(1), ..Kept::default() });
-        let other = {
-            let kept = Arc::clone(&kept);
-            thread::spawn(move || kept.make_room())
+        let shared = Arc::new((Transit::default(), AtomicUsize::new(0)));
+        let slow = shared.0.set_out();
+        let fast = {
+            let shared = Arc::clone(&shared);
+            // Sets out later and may arrive sooner.
+            thread::spawn(move || drop(shared.0.set_out()))
         };
-        kept.make_room();
-        assert_eq!(kept.room.load(Ordering::Relaxed), 1);
-        other.join().unwrap();
+        let waits = {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || {
+                shared.0.wait();
+                assert_eq!(shared.1.load(Ordering::Relaxed), 1);
+            })
+        };
+        shared.1.store(1, Ordering::Relaxed);
+        drop(slow);
+        fast.join().unwrap();
+        waits.join().unwrap();
     });
 }

@@ -340,6 +340,12 @@ impl Drop for Holder {
             return;
         }
         self.give_up_spares();
+        if self.options.apart == Apart::Yes {
+            // While others still find the zones: they wait for what is going back.
+            [Some(&self.zone), self.movables.get()].into_iter().flatten().for_each(|zone| {
+                zone.detach_unused();
+            });
+        }
         // Nobody finds its lock any more.
         self.pool.bell.ring();
     }

@@ -27,8 +27,7 @@ pub struct ReturnSettings {
     /// How long they wait at most if they are fewer. Chunks that an owner keeps at hand go back after
     /// they were not used for so long.
     pub deadline: Duration,
-    /// How many extents one request names, from 1 to 16. An allocation may have to wait for one
-    /// request.
+    /// How many extents one request names, from 1 to 16. Who wants one of them waits for one request.
     pub per_request: usize,
 }
 
@@ -98,17 +97,24 @@ impl Shared {
             return all;
         }
         self.give_up_spares();
-        let at_once = ReturnSettings { threshold: 1, deadline: Duration::ZERO, per_request: BATCH };
-        for (_, zone) in self.zones.all() {
-            let mut turn = Turn::new(&zone, at_once);
-            // As many rounds as there are hints: others may free as fast as this gives back.
-            let _ = (0..zone.most_hints()).take_while(|_| turn.take(&zone, 0) == Due::Now).count();
-            all.add(turn.returned());
-            all.gigabytes += zone.retire();
-        }
-        self.wait_for_others();
+        self.look_until_alone(|| {
+            self.zones.all().iter().map(|(_, zone)| give_back_zone(zone, &mut all)).sum()
+        });
         all
     }
+}
+
+/// Gives all free memory of a zone back. Says in how many passages.
+fn give_back_zone(zone: &Zone, all: &mut Returned) -> u64 {
+    // One by one: who wants a chunk of those waits for that one only.
+    let at_once = ReturnSettings { threshold: 1, deadline: Duration::ZERO, per_request: 1 };
+    let mut turn = Turn::new(zone, at_once);
+    // As many rounds as there are hints: others may free as fast as this gives back.
+    let rounds = (0..zone.most_hints()).take_while(|_| turn.take(zone, 0) == Due::Now).count();
+    all.add(turn.returned());
+    let gigabytes = zone.retire();
+    all.gigabytes += gigabytes;
+    rounds as u64 + gigabytes
 }
 
 /// A thread that gives a pool's freed memory back, until it is dropped.
@@ -191,7 +197,7 @@ impl Turn {
     fn take(&mut self, zone: &Zone, now_ns: u64) -> Due {
         let due = self.worker.due(zone.hints.pending(), now_ns);
         if due == Due::Now {
-            let _passage = zone.set_out();
+            let _passage = zone.transit.set_out();
             // What failed is counted, and stays in the pool.
             let _ = self.worker.round(&zone.hints, &mut Transport(zone), &mut Transport(zone));
         }

@@ -1,57 +1,71 @@
 //! Memory on its way back to the source, which takes milliseconds a gigabyte: whoever finds no room
 //! meanwhile has to know of it.
 
+use std::collections::BTreeSet;
 use std::sync::PoisonError;
 
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
-/// How much of a pool's memory has set out, and how much of that has arrived.
+/// What of a pool's memory has set out and not yet arrived.
 #[derive(Debug, Default)]
 pub(super) struct Transit {
-    counts: Mutex<Counts>,
+    state: Mutex<State>,
     arrived: Condvar,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Counts {
-    set_out: u64,
+#[derive(Debug, Default)]
+struct State {
+    /// The number of the next passage.
+    next: u64,
+    /// Passages that are under way: some are a thousand times as fast as others.
+    under_way: BTreeSet<u64>,
+    /// How many have ended.
     arrived: u64,
 }
 
 impl Transit {
     /// Something sets out, and has arrived when the result is dropped.
     pub(super) fn set_out(&self) -> Passage<'_> {
-        self.counts().set_out += 1;
-        Passage(self)
+        let mut state = self.state();
+        let number = state.next;
+        state.next += 1;
+        state.under_way.insert(number);
+        Passage { transit: self, number }
     }
 
-    /// Waits until as much has arrived as is on its way now. Whoever waits holds no lock that
-    /// somebody needs on the way.
+    /// Waits until all has arrived that is on its way now. Whoever waits holds no lock that somebody
+    /// needs on the way.
     pub(super) fn wait(&self) {
-        let mut counts = self.counts();
-        let all = counts.set_out;
-        while counts.arrived < all {
-            counts = self.arrived.wait(counts).unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
+        let later = state.next;
+        while state.under_way.first().is_some_and(|&first| first < later) {
+            state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// A number that is another one once something has arrived.
-    pub(super) fn so_far(&self) -> u64 {
-        self.counts().arrived
+    /// How much has arrived so far.
+    pub(super) fn arrived(&self) -> u64 {
+        self.state().arrived
     }
 
-    fn counts(&self) -> MutexGuard<'_, Counts> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// What is on its way.
 #[derive(Debug)]
-pub(super) struct Passage<'a>(&'a Transit);
+pub(super) struct Passage<'a> {
+    transit: &'a Transit,
+    number: u64,
+}
 
 impl Drop for Passage<'_> {
     fn drop(&mut self) {
-        self.0.counts().arrived += 1;
-        self.0.arrived.notify_all();
+        let mut state = self.transit.state();
+        state.under_way.remove(&self.number);
+        state.arrived += 1;
+        drop(state);
+        self.transit.arrived.notify_all();
     }
 }

@@ -14,7 +14,7 @@ use super::{Pool, Shared};
 /// What a pool's memory is used for at a moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// What came from the source.
+    /// What came from the source, but for what is on its way back.
     pub attached: Bytes,
     /// What owners have: extents, and chunks of which pages are handed out.
     pub held: Bytes,

@@ -7,7 +7,9 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use recoup::pool::{Extent, Movable, Owner, OwnerOptions, Pool, ReturnSettings, Source, Thp};
+use recoup::pool::{
+    Extent, HugeTlb, Movable, Owner, OwnerOptions, Pool, ReturnSettings, Source, Thp,
+};
 use recoup_core::Chunks;
 use recoup_core::units::Pages;
 use recoup_sys::Bytes;
@@ -163,28 +165,47 @@ fn huge_pages() {
     with_threads(source, Bytes(4 * GIB));
 }
 
-/// The pool has one gigabyte, which one owner has freed: another one gets it, also while it is just
-/// going back.
-#[test]
-fn a_gigabyte_that_is_going_back_is_waited_for() {
-    let pool = Pool::new(memfd(), Bytes(GIB));
+/// The pool has room for one owner, who has freed everything. Another one gets it, whatever is done with
+/// it at that moment.
+fn room_is_found(pool: &Pool, meanwhile: impl Fn(Owner) + Sync) {
     for _ in 0..50 {
         let apart = pool.owner(OwnerOptions::default().apart()).expect("an owner");
-        let mut extent = apart.chunks(Chunks(16)).expect("room");
+        let mut extent = apart.chunks(Chunks(8)).expect("room");
         extent.fill(1);
         drop(extent);
         let start = Barrier::new(2);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 start.wait();
-                pool.trim();
+                meanwhile(apart);
             });
             start.wait();
-            let tenant = owner(&pool);
-            let chunk = tenant.chunk().expect("room");
-            assert!(all_are(&chunk, 0));
+            let tenant = owner(pool);
+            let run = tenant.chunks(Chunks(8)).expect("room");
+            assert!(all_are(&run, 0));
         });
         pool.trim();
     }
-    assert_empty(&pool);
+    assert_empty(pool);
+}
+
+#[test]
+fn a_gigabyte_that_is_going_back_is_waited_for() {
+    let pool = Pool::new(memfd(), Bytes(GIB));
+    room_is_found(&pool, |_apart| _ = pool.trim());
+    room_is_found(&pool, drop);
+    // Small ones beside it are no sign that all is back.
+    let at_once = ReturnSettings { threshold: 1, ..ReturnSettings::default() };
+    let background = pool.return_in_background(at_once).expect("a thread");
+    room_is_found(&pool, |_apart| _ = pool.trim());
+    drop(background);
+}
+
+#[test]
+fn huge_pages_that_are_going_back_are_waited_for() {
+    let guard = HugePages::reserve(&[(BLOCK, 8)]);
+    require!(guard.is_ok(), "8 huge pages of 2 MiB");
+    let pool = Pool::new(HugeTlb::two_mib().expect("huge pages"), Bytes(4 * GIB));
+    room_is_found(&pool, |_apart| _ = pool.trim());
+    room_is_found(&pool, drop);
 }

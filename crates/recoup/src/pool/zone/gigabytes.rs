@@ -20,11 +20,11 @@ impl Zone {
             // Before it is asked: a file that is shared with the parent would get another length.
             return Err(Error::Child);
         }
-        let superchunks = state.book.superchunks().iter().zip((0..).map(SuperchunkIdx));
-        let absent = superchunks
-            .filter(|(superchunk, at)| !superchunk.is_present() && !state.departing.contains(at))
-            .map(|(_, at)| at)
-            .next();
+        let mut superchunks = state.book.superchunks().iter().zip((0..).map(SuperchunkIdx));
+        let absent = superchunks.find_map(|(superchunk, at)| {
+            let absent = !superchunk.is_present() && !state.departing.contains(&at);
+            absent.then_some(at)
+        });
         let (Some(at), Some(share)) = (absent, self.budget.take()) else {
             return Err(full);
         };
@@ -79,14 +79,20 @@ impl Zone {
     }
 
     fn detach_those(&self, is_meant: impl Fn(&Superchunk) -> bool) -> u64 {
-        let count = self.state().book.superchunks().len() as u64;
-        let gone = |at: &SuperchunkIdx| self.detach(*at, &is_meant);
-        (0..count).map(SuperchunkIdx).filter(gone).count() as u64
+        let meant: Vec<SuperchunkIdx> = {
+            let state = self.state();
+            let superchunks = state.book.superchunks().iter().zip((0..).map(SuperchunkIdx));
+            superchunks
+                .filter(|(it, _)| it.is_present() && is_meant(it))
+                .map(|(_, at)| at)
+                .collect()
+        };
+        meant.into_iter().filter(|&at| self.detach(at, &is_meant)).count() as u64
     }
 
     /// Gives a superchunk back if it is meant and nothing of it is in use. That takes milliseconds, and
     /// a large part of a second for a file's: nobody waits for it but who finds no room elsewhere.
-    fn detach(&self, at: SuperchunkIdx, is_meant: impl Fn(&Superchunk) -> bool) -> bool {
+    fn detach(&self, at: SuperchunkIdx, is_meant: &impl Fn(&Superchunk) -> bool) -> bool {
         let mut state = self.state();
         let meant = state.book.superchunk(at).is_some_and(is_meant);
         let written = if meant { self.written(&state, at) } else { Vec::new() };
@@ -100,7 +106,7 @@ impl Zone {
 
         for run in written {
             // A part that is refused stays in the file.
-            // SAFETY: as below.
+            // SAFETY: as below; what departs is still mapped.
             let _ = unsafe { self.mapping.discard(run, Backing::Shared) };
         }
         self.unbind(at);

@@ -28,7 +28,7 @@ use super::error::{Error, Result};
 use super::mapping::{self, CHUNK, Mapping, Span};
 use super::movable::Cell;
 use super::source::{Arrival, Gigabyte, Kind, Returns, Source};
-use super::transit::{Passage, Transit};
+use super::transit::Transit;
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -37,7 +37,7 @@ pub(super) struct Zone {
     source: Arc<dyn Source>,
     kind: Kind,
     budget: Arc<Budget>,
-    transit: Arc<Transit>,
+    pub(super) transit: Arc<Transit>,
     /// Of which node its memory has to be.
     node: Option<Node>,
     state: Mutex<State>,
@@ -86,8 +86,12 @@ impl Zone {
             free: Chunks::ZERO,
             limit: budget.limit_bytes(),
         })?;
-        let (gigabytes, departing, movables) = Default::default();
-        let state = Mutex::new(State { book, gigabytes, departing, movables });
+        let state = Mutex::new(State {
+            book,
+            gigabytes: BTreeMap::new(),
+            departing: BTreeSet::new(),
+            movables: BTreeMap::new(),
+        });
         let settled = Condvar::new();
         Ok(Self { mapping, source, kind, budget, transit, node, state, settled, hints })
     }
@@ -324,11 +328,6 @@ impl Zone {
         Error::Source { name: self.kind.name, advice, source: error }
     }
 
-    /// For what is given back outside of the zone's lock.
-    pub(super) fn set_out(&self) -> Passage<'_> {
-        self.transit.set_out()
-    }
-
     /// How many hints of freed memory there can be: a bit each.
     pub(super) fn most_hints(&self) -> u64 {
         hints_of(self.kind, self.budget.limit())
@@ -354,6 +353,7 @@ impl Drop for Zone {
         if !self.mapping.is_of_this_process() {
             return;
         }
+        let _passage = self.transit.set_out();
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         for (at, gigabyte) in std::mem::take(&mut state.gigabytes) {
             self.unbind(at);
