@@ -21,4 +21,12 @@ impl Numbers {
         self.0 ^= self.0 << 17;
         self.0 % bound
     }
+
+    /// The next place among so many.
+    ///
+    /// # Panics
+    /// If there are none.
+    pub fn index(&mut self, places: usize) -> usize {
+        usize::try_from(self.below(places as u64)).expect("an index")
+    }
 }

@@ -1,9 +1,9 @@
 //! A sparse process: a terabyte of addresses with a page in each gigabyte.
 
 use recoup_reclaim::Mode;
-use recoup_sys::{Features, Support};
+use recoup_sys::Features;
 use recoup_testkit::ratio::median;
-use recoup_testkit::{Figure, Size, Workload};
+use recoup_testkit::{Figure, Size, Workload, kernel};
 
 use crate::common::run;
 
@@ -16,14 +16,15 @@ pub(crate) fn measure(size: Size, features: &Features) {
     let mut workload = Workload::start();
     workload.map(&format!("map a {} base", gigabytes * GIB));
     workload.tell(&format!("touch a 5 1 {GIB} {gigabytes}"));
-    let hidden = with_tables_hidden(features);
-    for (features, shown) in [(features, features.empty_tables.works()), (&hidden, false)] {
-        let kernel = if shown { "by tables" } else { "by pages, as since Linux 7.3" };
+    let hidden = kernel::with_tables_hidden(features);
+    let searches = [(features, "by tables"), (&hidden, "by pages, as since Linux 7.3")];
+    let shown = usize::from(!features.empty_tables.works());
+    for (features, how) in &searches[shown..] {
         for jobs in [1, 2] {
             let once = |_| run(&workload, features, Mode::Report, jobs).took;
             let times = (0..=rounds).map(once).skip(1);
             let figure = Figure {
-                what: &format!("scan of {gigabytes} GiB with a page in each {kernel}, {jobs} jobs"),
+                what: &format!("scan of {gigabytes} GiB with a page in each {how}, {jobs} jobs"),
                 value: median(times.map(|time| time.as_secs_f64() * 1e3).collect()),
                 target: 10.0,
                 unit: "ms",
@@ -31,10 +32,4 @@ pub(crate) fn measure(size: Size, features: &Features) {
             figure.print(&format!("median of {rounds} rounds"));
         }
     }
-}
-
-/// What a kernel can do that does not show empty tables.
-fn with_tables_hidden(features: &Features) -> Features {
-    let empty_tables = Support::Missing { why: "measured without".to_owned(), remedy: "" };
-    Features { empty_tables, ..features.clone() }
 }

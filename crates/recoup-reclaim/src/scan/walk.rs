@@ -41,9 +41,9 @@ pub trait Words {
 /// How a kernel's `pagemap` is searched.
 #[derive(Debug)]
 pub enum KernelWords<'a> {
-    /// For page tables: from Linux 6.7 to 7.2.
+    /// For page tables.
     Tables(&'a Pagemap),
-    /// For pages that hold something: from Linux 7.3 on.
+    /// For pages that hold something, where the kernel does not show tables.
     Held(&'a Pagemap),
     /// Not at all: before Linux 6.7.
     StreamOnly(&'a Pagemap),
@@ -90,9 +90,10 @@ pub struct Walk<'a> {
     /// Words of the blocks from `buffer_range.start` on.
     buffer: Vec<u64>,
     buffer_range: PageRange,
-    /// Blocks with tables that a seek found, not yet passed.
+    /// Blocks that a seek found, not yet passed.
     found: VecDeque<PageRange>,
-    /// What lies before this and in no `found` range has no table.
+    /// What lies before this and in no `found` range holds nothing, and has no table as far as tables
+    /// are shown.
     looked_until: PageIdx,
     /// Blocks that the next streaming read fetches: doubles while they are not empty.
     stride: usize,
@@ -120,7 +121,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The next block that holds something, or has a page table that maps nothing.
+    /// The next block that holds something, or has a page table that maps nothing, as far as that
+    /// is shown.
     ///
     /// # Errors
     /// Those of reading; [`Error::AddressSpaceGone`] once that is so.

@@ -1,7 +1,6 @@
 //! Bounds that hold however large the target is. Counts decide, never time.
 
 use crate::common::{features, report_as_on};
-use recoup_sys::{Features, Support};
 use recoup_testkit::workload::peak_of_recoup;
 use recoup_testkit::{Workload, kernel, require};
 
@@ -15,8 +14,7 @@ fn a_sparse_terabyte_is_scanned_at_the_cost_of_what_is_in_it() {
     workload.tell(&format!("touch a 8192 1 {} 100", 1_u64 << 18));
     workload.tell(&format!("discard a 8192 1 {} 100", 1_u64 << 18));
     // Since Linux 7.3 no empty table is shown, which this kernel can be asked to do without, too.
-    let empty_tables = Support::Missing { why: "not shown".to_owned(), remedy: "" };
-    for features in [features(), Features { empty_tables, ..features() }] {
+    for features in [features(), kernel::with_tables_hidden(&features())] {
         let before = bytes_read();
         let found = report_as_on(&workload, &features);
         let read = bytes_read() - before;

@@ -119,7 +119,7 @@ fn shuffled(count: u64) -> Vec<u64> {
     let mut numbers: Vec<u64> = (0..count).collect();
     let mut random = Numbers::new(0x9E37_79B9_7F4A_7C15);
     for last in (1..numbers.len()).rev() {
-        let other = usize::try_from(random.below(last as u64 + 1)).expect("an index");
+        let other = random.index(last + 1);
         numbers.swap(last, other);
     }
     numbers

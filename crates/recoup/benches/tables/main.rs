@@ -33,14 +33,14 @@ fn main() {
     let time = size.pick(Duration::from_secs(3), Duration::from_millis(300));
     for (what, pages) in [("1 page", 1), ("32 pages", 32), ("512 pages", 512)] {
         let rounds = (0..size.pick(3, 1)).map(|_| {
-            let without = Load::run(&region, time, pages, Discards::ItsPages);
             let bare = Load::run(&region, time, pages, Discards::TheBlock);
+            let without = Load::run(&region, time, pages, Discards::ItsPages);
             let keeper = Keeper::start(settled(), limits(), &features).expect("a keeper");
             while own_tables() > HARD {
                 std::thread::sleep(Duration::from_millis(10));
             }
             let with = Load::run(&region, time, pages, Discards::ItsPages);
-            Round { without, bare, with, outcome: keeper.outcome() }
+            Round { bare, without, with, outcome: keeper.outcome() }
         });
         report(what, &rounds.collect::<Vec<_>>());
     }
@@ -71,10 +71,10 @@ enum Discards {
     TheBlock,
 }
 
-/// The same work without a limit, with each table freed by who used it, and with a limit.
+/// The same work with each table freed by who used it, without a limit, and with one.
 struct Round {
-    without: Load,
     bare: Load,
+    without: Load,
     with: Load,
     outcome: Outcome,
 }
@@ -203,7 +203,8 @@ impl Part {
 fn report(what: &str, rounds: &[Round]) {
     let of = |number: &dyn Fn(&Round) -> f64| median(rounds.iter().map(number).collect());
     let most = rounds.iter().map(|round| round.with.most_tables).max().unwrap_or(0);
-    let lost: u64 = rounds.iter().map(|round| round.with.lost + round.without.lost).sum();
+    let lost: u64 =
+        rounds.iter().flat_map(|it| [&it.bare, &it.without, &it.with]).map(|load| load.lost).sum();
     let text = format!("touching and discarding {what} at a time, 4 threads");
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     let free = rounds.iter().map(|round| round.without.most_tables).max().unwrap_or(0);

@@ -76,7 +76,7 @@ fn work(mut random: Numbers, steps: u32, next: &Sender<Block>, mine: &Receiver<B
     let mut blocks = Vec::new();
     for _ in 0..steps {
         blocks.extend(mine.try_iter());
-        let place = usize::try_from(random.below(40)).expect("64 bits");
+        let place = random.index(40);
         if place >= blocks.len() {
             blocks.push(Block::new(&mut random));
             continue;

@@ -125,22 +125,6 @@ pub(crate) fn wait(child: i32) -> End {
     }
 }
 
-/// Numbers that look random and follow from a seed.
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
-    }
-
-    pub(crate) fn below(&mut self, end: usize) -> usize {
-        usize::try_from(self.next() % end as u64).expect("less than a usize")
-    }
-}
-
 /// How many steps to make: so many, or what `RECOUP_POOL_OPS` says.
 pub(crate) fn steps(usually: u64) -> u64 {
     let wanted = std::env::var("RECOUP_POOL_OPS").ok();

@@ -1,10 +1,8 @@
 //! What a pool of gigabytes costs, by the kernel's count of struct pages and the pool's own.
 
-use std::num::NonZeroUsize;
-
 use recoup::pool::{HugeTlb, OwnerOptions, Pool};
 use recoup_sys::hugetlb::OPTIMIZE_VMEMMAP;
-use recoup_sys::units::{BLOCK, PMD_TABLE_SPAN};
+use recoup_sys::units::PMD_TABLE_SPAN;
 use recoup_sys::{Bytes, Pages};
 use recoup_testkit::{HugePages, kernel, require, require_in_guest};
 
@@ -36,36 +34,4 @@ fn huge_gigabytes_cost_a_pool_less_than_a_10000th() {
         println!("{gigabytes} GiB: {left} bytes of struct pages, {metadata} of metadata in all");
         assert!(metadata * 10_000 <= gigabytes * GIB, "{metadata} bytes");
     }
-}
-
-/// They are memory like any other.
-#[test]
-fn a_huge_gigabyte_goes_back_whole_or_in_parts() {
-    let guard = HugePages::reserve(&[(BLOCK, 0), (PMD_TABLE_SPAN, 3)]);
-    require_in_guest!("gigabytes", guard.is_ok(), "3 free huge pages of 1 GiB");
-    let gigabytes = 3;
-    let source = HugeTlb::one_gib().expect("they were just reserved");
-    let pool = Pool::new(source, Bytes(gigabytes * GIB));
-    let owner = pool.owner(OwnerOptions::default()).expect("an owner");
-    let mut all: Vec<_> = std::iter::from_fn(|| owner.gigabyte().ok()).collect();
-    assert_eq!(all.len() as u64, gigabytes);
-    for extent in &mut all {
-        extent.prefault(NonZeroUsize::MIN).expect("memory that is there");
-        (extent[0], extent[(1 << 30) - 1]) = (1, 2);
-    }
-    assert_eq!(kernel::hugetlb(PMD_TABLE_SPAN.0, "free_hugepages"), Some(0));
-    assert!(owner.chunk().is_err());
-    all.pop();
-    pool.trim();
-    assert_eq!(kernel::hugetlb(PMD_TABLE_SPAN.0, "free_hugepages"), Some(1));
-    assert_eq!(pool.audit().expect("pagemap").violations, []);
-    drop(all);
-    drop(owner);
-    drop(pool);
-    assert_eq!(kernel::hugetlb(PMD_TABLE_SPAN.0, "free_hugepages"), Some(gigabytes));
-    let split = HugeTlb::one_gib().expect("as before").demote(1).expect("root splits");
-    assert_eq!(split.done, 1);
-    let two_mib = Pool::new(HugeTlb::two_mib().expect("2 MiB pages"), Bytes(GIB));
-    let owner = two_mib.owner(OwnerOptions::default()).expect("an owner");
-    assert!(owner.gigabyte().is_ok(), "512 pages that were one");
 }

@@ -11,8 +11,9 @@ use recoup::pool::{Error, Extent, Movable, Owner, OwnerOptions, Pool, Source, Th
 use recoup_core::Chunks;
 use recoup_core::units::Pages;
 use recoup_sys::Bytes;
+use recoup_testkit::numbers::Numbers;
 
-use crate::common::{CHUNK, GIB, Random, assert_clean, assert_empty, memfd, steps};
+use crate::common::{CHUNK, GIB, assert_clean, assert_empty, memfd, steps};
 
 #[derive(Clone, Copy, Debug)]
 enum Op {
@@ -31,18 +32,18 @@ enum Op {
 }
 
 impl Op {
-    fn any(random: &mut Random, owners: usize) -> Self {
-        let (owner, pick) = (random.below(owners), random.below(1 << 20));
+    fn any(random: &mut Numbers, owners: usize) -> Self {
+        let (owner, pick) = (random.index(owners), random.index(1 << 20));
         match random.below(4000) {
             0..700 => Self::Chunk { owner },
-            700..1000 => Self::Run { owner, length: 1 + random.next() % 12 },
+            700..1000 => Self::Run { owner, length: 1 + random.below(12) },
             1000 => Self::Gigabyte { owner },
-            1001..1500 => Self::Pages { owner, length: 1 + random.next() % 200 },
-            1500..1900 => Self::Movable { owner, length: 1 + random.next() % 6 },
+            1001..1500 => Self::Pages { owner, length: 1 + random.below(200) },
+            1500..1900 => Self::Movable { owner, length: 1 + random.below(6) },
             1900..3900 => Self::Free { pick },
             3900..3960 => Self::Rewrite { pick },
             3960..3980 => Self::Pin { pick },
-            3980..3994 => Self::Quota { owner, chunks: random.next() % 400 },
+            3980..3994 => Self::Quota { owner, chunks: random.below(400) },
             3994 | 3995 => Self::Newcomer { owner },
             3996 | 3997 => Self::Compact,
             _ => Self::Trim,
@@ -155,7 +156,7 @@ impl Model {
     }
 
     fn run(mut self, steps: u64) {
-        let mut random = Random(self.seed);
+        let mut random = Numbers::new(self.seed);
         for step in 0..steps {
             let op = Op::any(&mut random, self.tenants.len());
             self.step = step;
@@ -169,7 +170,7 @@ impl Model {
             }
             // The pool is mostly half full.
             if self.held.len() > 300 {
-                (0..100).for_each(|_| self.free(random.below(self.held.len())));
+                (0..100).for_each(|_| self.free(random.index(self.held.len())));
             }
         }
         self.check_all();

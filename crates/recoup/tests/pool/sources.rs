@@ -129,6 +129,30 @@ fn a_huge_gigabyte() {
     behaves(Case { pool: pool(shared), unit: GIB, taken: of_gigabytes, left: 0 });
 }
 
+#[test]
+fn a_huge_gigabyte_goes_back_whole_or_in_parts() {
+    const PAGES: u64 = 3;
+    let guard = HugePages::reserve(&[(BLOCK, 0), (PMD_TABLE_SPAN, PAGES)]);
+    require_in_guest!("gigabytes", guard.is_ok(), "3 huge pages of 1 GiB");
+    let free = || kernel::hugetlb(PMD_TABLE_SPAN.0, "free_hugepages").expect("a pool");
+    let pool = Pool::new(HugeTlb::one_gib().expect("huge pages"), Bytes(PAGES * GIB));
+    let tenant = owner(&pool);
+    let mut all: Vec<_> = std::iter::from_fn(|| tenant.gigabyte().ok()).collect();
+    assert_eq!((all.len() as u64, free()), (PAGES, 0));
+    all.iter_mut().for_each(|extent| (extent[0], extent[(1 << 30) - 1]) = (1, 2));
+    all.pop();
+    pool.trim();
+    assert_eq!(free(), 1);
+    assert_clean(&pool);
+    drop((all, tenant, pool));
+    assert_eq!(free(), PAGES);
+
+    let split = HugeTlb::one_gib().expect("as before").demote(1).expect("root splits");
+    assert_eq!((split.done, free()), (1, PAGES - 1));
+    let pool = Pool::new(HugeTlb::two_mib().expect("2 MiB pages"), Bytes(GIB));
+    assert!(owner(&pool).gigabyte().is_ok(), "512 pages that were one");
+}
+
 /// A source of a file, the rest of which is the test's.
 fn external(file: &File, length: u64) -> External {
     let file = file.try_clone().expect("the same file");

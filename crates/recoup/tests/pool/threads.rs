@@ -14,25 +14,33 @@ use recoup_core::Chunks;
 use recoup_core::units::Pages;
 use recoup_sys::Bytes;
 use recoup_sys::units::BLOCK;
+use recoup_testkit::numbers::Numbers;
 use recoup_testkit::{HugePages, require};
 
-use crate::common::{GIB, Random, all_are, assert_empty, memfd, owner, steps};
+use crate::common::{GIB, all_are, assert_empty, memfd, owner, steps};
 
-/// Memory with a mark at both ends, and in its midst.
+/// Memory with a mark in each page, and at the end.
 enum Held {
     Still(Extent, u64),
     Movable(Movable, u64),
 }
 
+const PAGE: usize = 4096;
+
 fn mark(bytes: &mut [u8], tag: u64) {
-    let (middle, end) = (bytes.len() / 2, bytes.len() - 8);
-    [0, middle, end].iter().for_each(|&at| bytes[at..at + 8].copy_from_slice(&tag.to_ne_bytes()));
+    for (page, place) in (tag..).zip(bytes.chunks_exact_mut(PAGE)) {
+        place[..8].copy_from_slice(&page.to_ne_bytes());
+    }
+    let end = bytes.len() - 8;
+    bytes[end..].copy_from_slice(&tag.to_ne_bytes());
 }
 
 #[track_caller]
 fn check(bytes: &[u8], tag: u64) {
-    let (middle, end) = (bytes.len() / 2, bytes.len() - 8);
-    [0, middle, end].iter().for_each(|&at| assert_eq!(bytes[at..at + 8], tag.to_ne_bytes()));
+    for (page, place) in (tag..).zip(bytes.chunks_exact(PAGE)) {
+        assert_eq!(place[..8], page.to_ne_bytes());
+    }
+    assert_eq!(bytes[bytes.len() - 8..], tag.to_ne_bytes());
 }
 
 impl Held {
@@ -46,23 +54,26 @@ impl Held {
 
 /// What an owner may find in memory that it gets: zeroes, or what it wrote itself.
 fn check_fresh(bytes: &[u8], owner: u64) {
-    let first = u64::from_ne_bytes(bytes[..8].try_into().expect("8 bytes"));
-    assert!(first == 0 || first >> 48 == owner, "{first:#x} in memory of {owner}");
+    for page in bytes.chunks_exact(PAGE) {
+        let first = u64::from_ne_bytes(page[..8].try_into().expect("8 bytes"));
+        assert!(first == 0 || first >> 48 == owner, "{first:#x} in memory of {owner}");
+    }
 }
 
 /// One thread of an owner. Errors are part of it: the pool is too small for all.
 fn hammer(owner: &Owner, seed: u64, steps: u64) {
-    let mut random = Random(seed);
+    let mut random = Numbers::new(seed);
     let mut held: Vec<Held> = Vec::new();
     let number = u64::from(owner.id().get());
     for step in 0..steps {
-        let tag = number << 48 | seed << 32 | step;
+        // Room for the number of a page below.
+        let tag = number << 48 | seed << 36 | step << 12;
         let got = match random.below(9) {
             0 | 1 => owner.chunk().ok(),
-            2 => owner.chunks(Chunks(1 + random.next() % 5)).ok(),
-            3 | 4 => owner.pages(Pages(1 + random.next() % 40)).ok(),
+            2 => owner.chunks(Chunks(1 + random.below(5))).ok(),
+            3 | 4 => owner.pages(Pages(1 + random.below(40))).ok(),
             5 => {
-                if let Ok(movable) = owner.movable(Chunks(1 + random.next() % 3)) {
+                if let Ok(movable) = owner.movable(Chunks(1 + random.below(3))) {
                     check_fresh(&movable.read(), number);
                     mark(&mut movable.write(), tag);
                     held.push(Held::Movable(movable, tag));
@@ -71,7 +82,7 @@ fn hammer(owner: &Owner, seed: u64, steps: u64) {
             }
             _ => {
                 if !held.is_empty() {
-                    let one = held.swap_remove(random.below(held.len()));
+                    let one = held.swap_remove(random.index(held.len()));
                     one.check();
                     if let (Held::Movable(movable, tag), 0) = (one, random.below(4)) {
                         match movable.pin() {

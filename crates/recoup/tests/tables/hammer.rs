@@ -50,7 +50,7 @@ impl Hammer<'_> {
     }
 
     fn page(&mut self) -> usize {
-        usize::try_from(self.dice.below(self.part.pages as u64)).unwrap()
+        self.dice.index(self.part.pages)
     }
 
     fn step(&mut self) {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use recoup::tables::{Mode, Sweeper};
 use recoup_sys::region::{OwnAdvice, Region};
-use recoup_sys::{Bytes, Features, Pages, Support};
-use recoup_testkit::require;
+use recoup_sys::{Bytes, Features, Pages};
+use recoup_testkit::{kernel, require};
 
 use crate::arena::{alone, features, fences, region, settled, tables, tables_below};
 
@@ -37,8 +37,7 @@ fn swept_with(region: &Region, mode: Mode, features: &Features) -> recoup::table
 
 /// With what this kernel shows of page tables, and with what Linux 7.3 does.
 fn both_sights() -> [Features; 2] {
-    let empty_tables = Support::Missing { why: "not shown".to_owned(), remedy: "" };
-    [features(), Features { empty_tables, ..features() }]
+    [features(), kernel::with_tables_hidden(&features())]
 }
 
 fn mappings(region: &Region) -> usize {
