@@ -3,7 +3,9 @@
 use std::fs;
 
 use recoup::pool::{Extent, HugeTlb, Owner, OwnerOptions, Pool, Source, Thp};
+use recoup_core::Chunks;
 use recoup_core::superchunk::BYTES_PER_SUPERCHUNK;
+use recoup_core::units::Pages;
 use recoup_sys::Bytes;
 use recoup_sys::hugetlb::{
     Action, OPTIMIZE_VMEMMAP, Order, Place, STRUCT_PAGE, size_name, vmemmap_optimised,
@@ -77,19 +79,40 @@ fn full(source: impl Source + 'static, bytes: u64) -> (Pool, Owner, Vec<Extent>)
     (pool, owner, all)
 }
 
-/// How books grow with the pool, whatever is in it.
+/// How books grow with the pool, whatever is in it, and with what owners have where it is most.
 fn print_books() {
+    let for_each = format!("{BYTES_PER_SUPERCHUNK} of them for each GiB");
     for gibs in [1, 4, 16, 64, 256, 1024] {
-        let pool = Pool::new(Thp::private(), Bytes(gibs * GIB));
-        let owner = pool.owner(OwnerOptions::default()).expect("an owner");
+        let (pool, owner) = with_owner(gibs * GIB);
         drop(owner.chunk().expect("a chunk"));
-        let books = pool.usage().bookkeeping.0;
-        let figure = Figure {
-            what: &format!("books of {gibs} GiB"),
-            value: books as f64 * 100.0 / (gibs * GIB) as f64,
-            target: 0.01,
-            unit: "%",
-        };
-        figure.print(&format!("{books} bytes, {BYTES_PER_SUPERCHUNK} of them for each GiB"));
+        print_books_of(&pool, gibs, &format!("{gibs} GiB"), &for_each);
     }
+    let (pool, owner) = with_owner(4 * GIB);
+    let movables: Vec<_> = std::iter::from_fn(|| owner.movable(Chunks(1)).ok()).collect();
+    let many = format!("{} extents", movables.len());
+    print_books_of(&pool, 4, "4 GiB in extents of a chunk that may move", &many);
+    drop(movables);
+    let (pool, owner) = with_owner(4 * GIB);
+    let pages: Vec<_> = std::iter::from_fn(|| owner.pages(Pages(257)).ok()).collect();
+    let books = pool.usage().bookkeeping.0;
+    let percent = books as f64 * 100.0 / (4 * GIB) as f64;
+    let made_from = format!("{percent:.4} % ({books} bytes, {} extents)", pages.len());
+    note("books of 4 GiB in extents of 257 pages, a chunk for each", &made_from);
+}
+
+fn with_owner(limit: u64) -> (Pool, Owner) {
+    let pool = Pool::new(Thp::private(), Bytes(limit));
+    let owner = pool.owner(OwnerOptions::default()).expect("an owner");
+    (pool, owner)
+}
+
+fn print_books_of(pool: &Pool, gibs: u64, what: &str, made_from: &str) {
+    let books = pool.usage().bookkeeping.0;
+    let figure = Figure {
+        what: &format!("books of {what}"),
+        value: books as f64 * 100.0 / (gibs * GIB) as f64,
+        target: 0.01,
+        unit: "%",
+    };
+    figure.print(&format!("{books} bytes, {made_from}"));
 }

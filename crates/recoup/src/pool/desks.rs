@@ -33,7 +33,15 @@ pub(super) struct PagesAt {
     pub(super) length: Pages,
 }
 
+/// What is kept for each chunk, with as much again for trees whose nodes are half full.
+const BYTES_PER_DESK: usize = 2 * (size_of::<(ChunkIdx, Desk)>() + size_of::<(Pages, ChunkIdx)>());
+
 impl Desks {
+    /// What all of it takes in memory.
+    pub(super) fn bytes(&self) -> usize {
+        self.chunks.len() * BYTES_PER_DESK
+    }
+
     /// Hands out pages of a chunk that is here already. Looks at a few chunks at most: where enough
     /// pages are free, they need not lie in a row.
     pub(super) fn take(&mut self, length: Pages) -> Option<(Span, PagesAt)> {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use recoup_core::{ChunkRun, Chunks, OwnerId};
+use recoup_core::{ChunkIdx, ChunkRun, Chunks, OwnerId};
 use recoup_sys::Bytes;
 
 use super::error::{Error, Result};
@@ -32,6 +32,12 @@ pub(super) struct Cell {
 }
 
 impl Cell {
+    /// What an extent that may move takes in memory: this, the counts of who shares it, and its place in the
+    /// zone's tree, whose nodes may be half full.
+    pub(super) const BYTES: usize = size_of::<Self>()
+        + 2 * size_of::<usize>()
+        + 2 * (size_of::<ChunkIdx>() + size_of::<Arc<Self>>());
+
     pub(super) fn owner(&self) -> OwnerId {
         self.owner
     }

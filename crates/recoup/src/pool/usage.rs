@@ -6,6 +6,7 @@ use recoup_core::superchunk::BYTES_PER_SUPERCHUNK;
 use recoup_core::units::CHUNK_BYTES;
 use recoup_sys::Bytes;
 
+use super::movable::Cell;
 use super::owner::Holder;
 use super::spares;
 use super::zone::Zone;
@@ -22,8 +23,7 @@ pub struct Usage {
     pub spare: Bytes,
     /// Free memory that is still backed.
     pub warm: Bytes,
-    /// What the pool and its owners keep to know this, whether it is attached or not; but for what they
-    /// keep for each movable extent, and each chunk that is used in pages.
+    /// What the pool and its owners keep to know this, whether it is attached or not.
     pub bookkeeping: Bytes,
 }
 
@@ -32,13 +32,14 @@ impl Pool {
     #[must_use]
     pub fn usage(&self) -> Usage {
         let holders = self.0.holders();
-        let spare = Chunks(holders.iter().map(|holder| holder.local().spares.count().0).sum());
-        let of_owner = size_of::<Holder>() + spares::BYTES;
-        let mut usage = Usage {
-            spare: Bytes(spare.bytes()),
-            bookkeeping: Bytes((size_of::<Shared>() + holders.len() * of_owner) as u64),
-            ..Usage::default()
-        };
+        let mut usage =
+            Usage { bookkeeping: Bytes(size_of::<Shared>() as u64), ..Usage::default() };
+        for holder in &holders {
+            let local = holder.local();
+            usage.spare += Bytes(local.spares.count().bytes());
+            let books = size_of::<Holder>() + spares::BYTES + local.desks.bytes();
+            usage.bookkeeping += Bytes(books as u64);
+        }
         for (_, zone) in self.0.zones.all() {
             zone.count(&mut usage);
         }
@@ -58,7 +59,8 @@ impl Zone {
             usage.held += Bytes(allocated as u64 * CHUNK_BYTES);
             usage.warm += Bytes((superchunk.backed() - allocated) as u64 * CHUNK_BYTES);
         }
-        let books = BYTES_PER_POOL + superchunks.len() * BYTES_PER_SUPERCHUNK;
+        let handles = state.movables.len() * Cell::BYTES;
+        let books = BYTES_PER_POOL + superchunks.len() * BYTES_PER_SUPERCHUNK + handles;
         let hints = self.most_hints().div_ceil(8);
         usage.bookkeeping += Bytes((size_of::<Self>() + books) as u64 + hints);
     }

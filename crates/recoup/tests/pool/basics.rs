@@ -4,8 +4,7 @@ use recoup_core::units::Pages;
 use recoup_sys::Bytes;
 use recoup_testkit::kernel::{own_pid, smaps_bytes_in};
 
-const CHUNK: u64 = 2 << 20;
-const GIB: u64 = 1 << 30;
+use crate::common::{CHUNK, GIB, owner};
 
 fn resident(extent: &[u8]) -> u64 {
     let start = extent.as_ptr().addr() as u64;
@@ -99,6 +98,23 @@ fn pages_in_a_row_are_found_beside_many_chunks_that_have_none() {
     assert_eq!(owner.used(), Bytes(13 * CHUNK));
     drop((pages, row));
     assert_eq!(owner.used(), Bytes(0));
+}
+
+/// More extents of the kinds that cost something each cost more.
+#[test]
+fn books_are_counted_as_they_grow() {
+    let pool = Pool::new(Thp::private(), Bytes(4 * GIB));
+    let tenant = owner(&pool);
+    drop((tenant.movable(Chunks(1)), tenant.pages(Pages(1))));
+    let books = || pool.usage().bookkeeping.0;
+    let before = books();
+    let movables: Vec<_> = (0..100).map(|_| tenant.movable(Chunks(1)).expect("room")).collect();
+    let with_movables = books();
+    assert!((100 * 50..100 * 500).contains(&(with_movables - before)), "{before} {with_movables}");
+    let pages: Vec<_> = (0..100).map(|_| tenant.pages(Pages(257)).expect("room")).collect();
+    assert!((100 * 50..100 * 500).contains(&(books() - with_movables)), "{}", books());
+    drop((movables, pages));
+    assert_eq!(books(), before);
 }
 
 #[test]
