@@ -41,7 +41,8 @@ pub enum Limit {
 
 /// How much more this process can take: the least over its cgroup, all cgroups above it as far as they
 /// are mounted here, and the host. `returnable` is what the caller can give back at once, such as
-/// [`crate::Discarder::waiting`]; it is counted in.
+/// [`crate::Discarder::waiting`] and the [`warm`](crate::pool::Usage::warm) memory of a pool; it is
+/// counted in.
 ///
 /// Other processes take from the same memory, so the answer is of the moment. Swap is left out.
 /// Reads three files a level: about 50 us a level, most of it for `memory.stat`.
