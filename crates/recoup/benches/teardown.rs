@@ -8,6 +8,7 @@ use recoup::teardown::{Options, Workers, free_parallel, unmap_later};
 use recoup_sys::cgroup::OwnCgroup;
 use recoup_sys::mapped::OwnedMapping;
 use recoup_sys::region::{OwnAdvice, Region};
+use recoup_sys::units::{BLOCK, PAGE};
 use recoup_sys::{Bytes, Pages};
 use recoup_testkit::figure::note;
 use recoup_testkit::ratio::{Comparison, median, timed};
@@ -24,6 +25,7 @@ fn main() {
     print_two_workers(size);
     print_by_workers(size);
     print_by_size(size);
+    print_huge_address_spaces(size);
     print_handed_over(size);
     print_end_of_process(size);
 }
@@ -121,6 +123,57 @@ fn print_by_size(size: Size) {
         }
         note(&format!("ms a GiB of {name} pages by 2 workers"), row.trim_end_matches("; "));
     }
+}
+
+/// Addresses with little in them, and memory in many mappings, by munmap and by two workers.
+fn print_huge_address_spaces(size: Size) {
+    let gib = size.pick(256, 8);
+    let layouts: [(String, &dyn Fn() -> Region); 2] = [
+        (format!("{gib} GiB of addresses with a page in each 2 MiB"), &|| sparse(gib * GIB)),
+        (format!("{} MiB in mappings of 64 KiB", gib * 4), &|| cut_up(gib * 4 * MIB)),
+    ];
+    for (what, make) in layouts {
+        let by_workers = || {
+            let mut mapping = OwnedMapping::from(make());
+            timed(|| {
+                let contents = mapping.contents().into_iter().collect();
+                let options = Options { workers: exactly(2), progress: None };
+                assert!(free_parallel(contents, &options).failures.is_empty());
+                drop(mapping);
+            })
+        };
+        let by_munmap = || {
+            let region = make();
+            timed(|| drop(region))
+        };
+        let compared = Comparison::run(size.pick(3, 1), by_workers, by_munmap);
+        let (subject, baseline) = (compared.subject_ms(), compared.baseline_ms());
+        let faster = 1.0 / compared.ratio();
+        let times = format!(
+            "{subject:.1} ms by 2 workers, {baseline:.1} by munmap: {faster:.2} times as fast"
+        );
+        note(&what, &times);
+    }
+}
+
+/// A page in each block.
+fn sparse(bytes: u64) -> Region {
+    let mut region = Region::new(Bytes(bytes)).expect("address space");
+    let all = region.pages().length();
+    let _ = region.advise(Pages(0), all, OwnAdvice::BasePages);
+    (0..bytes / BLOCK.0)
+        .for_each(|block| region.touch(Pages(BLOCK.whole_pages().0 * block), Pages(1)));
+    region
+}
+
+/// Full, and each other 64 KiB of it advised otherwise than the rest, which makes mappings of them.
+fn cut_up(bytes: u64) -> Region {
+    let mut region = full(bytes, OwnAdvice::BasePages);
+    let piece = Pages(16);
+    for start in (0..bytes / PAGE.0).step_by(32) {
+        region.advise(Pages(start), piece, OwnAdvice::HugePages).expect("another mapping");
+    }
+    region
 }
 
 /// How long the caller waits for a mapping that is unmapped behind its back.

@@ -3,12 +3,13 @@
 mod cache;
 
 use std::cell::RefCell;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use recoup::SplitPolicy::{self, Deferred, Sync};
 use recoup::discard::Discarder;
 use recoup_sys::region::{OwnAdvice, Region};
-use recoup_sys::units::{BLOCK, PAGES_PER_BLOCK};
+use recoup_sys::units::{BLOCK, PAGE, PAGES_PER_BLOCK};
 use recoup_sys::{Bytes, Pages, own};
 use recoup_testkit::figure::note;
 use recoup_testkit::ratio::{Comparison, timed};
@@ -32,6 +33,9 @@ fn main() {
     bench.partial();
     cache::compare_all(size);
 }
+
+/// What a processor charges to a cgroup ahead of need, and keeps (`MEMCG_CHARGE_BATCH`).
+const STOCK: u64 = 64 * PAGE.0;
 
 struct Bench {
     count: u64,
@@ -93,8 +97,15 @@ impl Bench {
             unit: "x MADV_DONTNEED and MADV_COLD",
         };
         figure.print(&self.times(&comparison));
-        let most = format!("{} bytes, of which each CPU may keep 256 KiB in stock", stuck.borrow());
-        note("charged though given back, at most", &most);
+        let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get) as u64;
+        let (stuck, stock) = (stuck.into_inner(), processors * STOCK);
+        let figure = Figure {
+            what: "charged though given back, beyond what processors keep in stock",
+            value: stuck.saturating_sub(stock) as f64,
+            target: 0.0,
+            unit: "bytes",
+        };
+        figure.print(&format!("{stuck} at most, {stock} of them in stock"));
         let rest = rest.into_inner();
         let each = rest.iter().sum::<Duration>().as_secs_f64() * 1e6 / self.all(rest.len());
         note("the rest of each, now base pages", &format!("{each:.1} us each"));
