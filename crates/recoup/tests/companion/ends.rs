@@ -63,6 +63,24 @@ fn a_killed_program_gives_its_memory_back() {
 }
 
 #[test]
+fn without_any_privilege_it_is_the_same() {
+    require!(kernel::is_root(), "root, to become somebody else");
+    for (who, user) in [("nobody", "65534"), ("rootless", "0")] {
+        let victim = Victim::start(who);
+        require!(victim.is_some(), CGROUP);
+        let mut victim = victim.expect("just checked");
+        victim.program.send(&format!("become {who}"));
+        let became = victim.program.any_answer();
+        require!(became.as_deref() == Ok(user), "user namespaces that anybody may make");
+        victim.program.tell(&format!("map {MEMORY} base"));
+        victim.arm();
+        assert!(charge(&victim.cgroup) > MEMORY * MIB);
+        assert_eq!(victim.program.kill().signal(), Some(9));
+        victim.all_is_back();
+    }
+}
+
+#[test]
 fn an_oom_kill_ends_both() {
     require!(kernel::is_root(), "root");
     let victim = Victim::armed("oom", "base");

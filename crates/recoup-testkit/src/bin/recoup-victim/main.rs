@@ -18,12 +18,14 @@
 //! | `hammer THREADS`, `stop` | see [`hammer`]; answers rounds and wrong values |
 //! | `close-all` | closes all descriptors but standard input and output |
 //! | `die HOW` | see [`death`] |
+//! | `become WHO` | see [`rights`] |
 
 #![expect(unsafe_code, reason = "fork(2) and worse: what a test's victim does")]
 
 mod death;
 mod hammer;
 mod holed;
+mod rights;
 mod sparse;
 
 use std::ffi::c_void;
@@ -122,6 +124,7 @@ impl State {
             ["stop"] => self.hammer.take().map_or(Err("no hammer".to_owned()), |h| Ok(h.stop())),
             ["close-all"] => death::close_all(),
             ["die", how] => death::die(how, self),
+            ["become", who] => rights::become_one(who),
             _ => self.follow_special(&words),
         }
     }
