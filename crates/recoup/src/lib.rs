@@ -3,8 +3,8 @@
 //! `unsafe` stays in `recoup-sys`: a promise that only the caller can make (nobody needs these bytes
 //! any more) is made where a [`Released`] is made. The exceptions are
 //! `companion::chores`, which promises for this crate's own code that the companion may run it; and the
-//! [`pool`], which is the owner of its memory (`mapping`, `zone`, `desks`) and hands it to allocators (`blocks`,
-//! `allocator`, `global`) and guests (`vm`).
+//! [`pool`], which is the owner of its memory (`mapping`, `zone`, `desks`, `transport`), has it from sources that
+//! make promises about it, and hands it to allocators (`blocks`, `allocator`, `global`) and guests (`vm`).
 //!
 //! | module | what it does |
 //! |---|---|
