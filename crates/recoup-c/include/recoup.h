@@ -127,7 +127,9 @@ typedef struct recoup_limits {
   // Over so many bytes of page tables, empty ones are freed in the background.
   uint64_t soft;
   // Before so many bytes are reached, those who add page tables are held up while others are freed.
-  // Page tables that are needed can exceed it.
+  // Page tables that are needed can exceed it. Hard only where the thread that keeps it gets real-time
+  // priority (CAP_SYS_NICE, or RLIMIT_RTPRIO): without, it waits for a processor like any other, and on a
+  // busy machine page tables overshoot meanwhile.
   uint64_t hard;
   // How many microseconds a thread may wait at a fence, about; 0: 10000.
   uint64_t max_pause_us;
@@ -276,6 +278,8 @@ void recoup_owned_free(struct recoup_owned *owned);
 //
 // - The end is seen *before* the memory is free: not for programs that are restarted at once where
 //   there is no room for both.
+// - It frees private anonymous memory that can be written. All else (shared memory, hugetlb pages, files, page
+//   tables) the kernel frees on one processor when the reaper ends.
 // - It keeps the privileges of this moment: start it after they were dropped.
 // - It is in the same cgroup, shows as `recoup/PID`, and has none of the program's descriptors.
 // - A forked child has none, and may start its own.

@@ -39,6 +39,8 @@ fn reaper() -> MutexGuard<'static, Option<Companion>> {
 ///
 /// - The end is seen *before* the memory is free: not for programs that are restarted at once where
 ///   there is no room for both.
+/// - It frees private anonymous memory that can be written. All else (shared memory, hugetlb pages, files, page
+///   tables) the kernel frees on one processor when the reaper ends.
 /// - It keeps the privileges of this moment: start it after they were dropped.
 /// - It is in the same cgroup, shows as `recoup/PID`, and has none of the program's descriptors.
 /// - A forked child has none, and may start its own.

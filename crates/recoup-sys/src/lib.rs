@@ -1,8 +1,8 @@
 //! Every system call and kernel file that recoup uses, each once, typed.
 //!
-//! This is the only room of the project (beside the pool's mapping module and the preload shim)
-//! that holds `unsafe`. Nothing here decides anything: it asks the kernel, and hands back what the
-//! kernel said, with errors that name the operation, its subject and the `errno`.
+//! Most of the project's `unsafe` is in this room (the rest is listed in docs/architecture.md).
+//! Nothing here decides anything: it asks the kernel, and hands back what the kernel said, with
+//! errors that name the operation, its subject and the `errno`.
 //!
 //! | module | the kernel's side of it |
 //! |---|---|

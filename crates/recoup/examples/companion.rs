@@ -4,10 +4,9 @@
 //!     time target/release/examples/companion
 
 #[cfg(target_arch = "x86_64")]
-fn main() -> recoup_sys::Result<()> {
+fn main() -> recoup::Result<()> {
     use recoup::companion::{Companion, Options, arm};
-    use recoup_sys::region::Region;
-    use recoup_sys::{Bytes, Pages};
+    use recoup::{Bytes, Pages, Region};
 
     // At most 1 GiB, and no more than a quarter of what there is.
     let room = recoup::headroom(Bytes::ZERO)?.bytes.0 / 4;

@@ -3,10 +3,8 @@
 //!     cargo run --release -p recoup --example discard
 
 use recoup::discard::{Discarder, Result};
-use recoup::{SplitPolicy, headroom};
-use recoup_sys::region::{OwnAdvice, Region};
-use recoup_sys::units::{BLOCK, PAGES_PER_BLOCK};
-use recoup_sys::{Bytes, Pages};
+use recoup::units::{BLOCK, PAGES_PER_BLOCK};
+use recoup::{Bytes, OwnAdvice, Pages, Region, SplitPolicy, headroom};
 
 fn main() -> Result<()> {
     let count = 64;

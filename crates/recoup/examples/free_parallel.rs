@@ -6,8 +6,7 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use recoup::teardown::{Options, Workers, free_parallel};
-use recoup_sys::region::Region;
-use recoup_sys::{Bytes, Pages, Result};
+use recoup::{Bytes, Pages, Region, Result};
 
 fn main() -> Result<()> {
     let mut memory = Region::new(Bytes(256 << 20))?;

@@ -3,7 +3,7 @@
 //!     cargo run --release -p recoup --example headroom
 
 use recoup::headroom::{Limit, headroom};
-use recoup_sys::{Bytes, Result};
+use recoup::{Bytes, Result};
 
 fn main() -> Result<()> {
     let headroom = headroom(Bytes::ZERO)?;

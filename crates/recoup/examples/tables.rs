@@ -2,6 +2,8 @@
 //!
 //!     cargo run --release -p recoup --example tables
 //!
+//! `-- --max-pause MS` says how long a thread may wait at a fence, about: 10 by default.
+//!
 //! Needs Linux 6.14 with `CONFIG_PT_RECLAIM`, and a userfaultfd that covers faults of the kernel: as root,
 //! or with `sysctl vm.unprivileged_userfaultfd=1`. Without, it says what is missing and ends.
 
@@ -10,23 +12,18 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use recoup::tables::{Keeper, Limits, Pauses, Settled};
-use recoup_sys::own_status::OwnStatus;
-use recoup_sys::region::{OwnAdvice, Region};
-use recoup_sys::units::BLOCK;
-use recoup_sys::{Bytes, Features, Pages};
+use recoup::tables::{Keeper, Limits, OwnStatus, Pauses, Settled};
+use recoup::units::BLOCK;
+use recoup::{Bytes, Features, OwnAdvice, Pages, Region};
 
 const LENGTH: Bytes = Bytes(8 << 30);
 
 fn main() -> Result<(), Box<dyn Error>> {
+    let max_pause = max_pause()?;
     let features = Features::probe()?;
     // Declared before the keeper, so unmapped after its end.
     let mut region = Region::new(LENGTH)?;
-    let limits = Limits {
-        soft: Bytes(4 << 20),
-        hard: Bytes(64 << 20),
-        max_pause: Limits::DEFAULT_MAX_PAUSE,
-    };
+    let limits = Limits { soft: Bytes(4 << 20), hard: Bytes(64 << 20), max_pause };
     // SAFETY: the region is this program's own, nothing is mapped over it, and it outlives the keeper.
     let settled = unsafe { Settled::new(region.pages()) };
     let status = OwnStatus::open()?;
@@ -52,21 +49,29 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("after {:.0?} of a keeper: {}", began.elapsed(), kib(status.page_tables()?));
     // A step is told when it is over.
     std::thread::sleep(Duration::from_millis(200));
-    show(&keeper.outcome().pauses);
+    show(&keeper.outcome().pauses, max_pause);
     Ok(())
+}
+
+fn max_pause() -> Result<Duration, Box<dyn Error>> {
+    let mut arguments = std::env::args().skip(1);
+    match (arguments.next().as_deref(), arguments.next(), arguments.next()) {
+        (None, ..) => Ok(Limits::DEFAULT_MAX_PAUSE),
+        (Some("--max-pause"), Some(milliseconds), None) => {
+            Ok(Duration::from_millis(milliseconds.parse()?))
+        }
+        _ => Err("usage: tables [--max-pause MS]".into()),
+    }
 }
 
 fn kib(bytes: Bytes) -> String {
     format!("{} KiB", bytes.0 >> 10)
 }
 
-fn show(pauses: &Pauses) {
-    println!(
-        "{} fences, the longest {:?}, all {:?}:",
-        pauses.count(),
-        pauses.longest,
-        pauses.total
-    );
+fn show(pauses: &Pauses, max_pause: Duration) {
+    let (count, over) = (pauses.count(), pauses.over_budget);
+    println!("longest pause {:?}, {over} of {count} over {max_pause:?}", pauses.longest);
+    println!("{count} fences, up for {:?} in all:", pauses.total);
     for (place, count) in pauses.histogram.iter().enumerate().filter(|(_, count)| **count > 0) {
         match place + 1 {
             Pauses::PLACES => println!("  longer: {count}"),

@@ -5,6 +5,10 @@
 //! space (clone(2) with `CLONE_VM`). So the program ends in about a millisecond, however it ends,
 //! and the companion then discards the memory with several workers and ends itself.
 //!
+//! What it discards is private anonymous memory that can be written, in mappings of 1 MiB and more. All else the
+//! kernel frees as ever, on one processor, once the companion has ended: shared memory, hugetlb pages, files, memory
+//! that cannot be written or can be executed, and page tables. Nobody waits for that but who waits for the memory.
+//!
 //! # What the program and its parent can rely on
 //! - **Exit status, core dump, `waitpid`**: as without it. A core dump is written before the program
 //!   counts as ended, and holds none of the companion's memory (before Linux 5.16 a core dump also

@@ -41,14 +41,15 @@ use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use recoup_sys::blockset::BlockSet;
-use recoup_sys::own::{self, Backing};
+use recoup_sys::own;
 use recoup_sys::pagemap::Pagemap;
 use recoup_sys::units::BLOCK;
 use recoup_sys::{Bytes, Errno, PageIdx, PageRange};
 
 pub use owned::{OwnedRange, table_reclaim};
 pub use queue::SplitQueue;
-pub use recoup_sys::own::Released;
+pub use recoup_sys::own::{Backing, Released};
+pub use recoup_sys::reserved::{Contents, HugePages, Reserved, TableReclaim, TablesFreed};
 pub use recoup_sys::{Error, Result};
 pub use worker::Worker;
 

@@ -9,6 +9,9 @@ use super::{Discarder, SplitPolicy};
 
 /// Private anonymous memory whose owner gives pages back and takes them again.
 ///
+/// No other kind: not shared memory, files or hugetlb pages, as what goes with its page table may be mapped
+/// anew, as private anonymous memory that can be read and written.
+///
 /// When the last page of a 2 MiB block that is in use was given back, in however many pieces, the
 /// block's page table goes as well; when the last block of a gigabyte was, that of the gigabyte.
 #[derive(Debug)]

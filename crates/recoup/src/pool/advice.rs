@@ -32,12 +32,22 @@ impl fmt::Display for Advice {
             Self::Cold => "marked as cold",
             Self::PageOut => "paged out",
             Self::Collapse => "collapsed into huge pages",
-            Self::Discard => "discarded before it is freed",
+            Self::Discard => "discarded while an extent has it",
         })
     }
 }
 
 impl Advice {
+    /// What to do about memory that does not take it.
+    pub(super) fn instead(self) -> &'static str {
+        match self {
+            Self::Cold | Self::PageOut | Self::Collapse => {
+                "do without, as its pages are never aged, swapped or split"
+            }
+            Self::Discard => "drop the extent, or overwrite it with zeroes",
+        }
+    }
+
     /// Whether such memory takes it. Hugetlb pages are never aged, swapped or split. What comes from a
     /// store that may run dry stays: a later touch might find nothing, and be met by SIGBUS.
     fn suits(self, kind: Kind) -> bool {

@@ -22,7 +22,9 @@ pub struct Compaction {
 
 impl Pool {
     /// Moves movable extents out of the sparsest gigabytes into the others, and gives back every
-    /// gigabyte that is empty then: as many as the free memory allows, with the fewest copies.
+    /// gigabyte that is empty then: where single chunks move, as many as the free memory allows, with the
+    /// fewest copies. Longer extents need room in one piece and are placed greedily, which may empty fewer.
+    /// Nothing moves between NUMA nodes, or into or out of gigabytes of an owner [apart](super::OwnerOptions::apart).
     ///
     /// Costs a copy of what moves, at the speed of memcpy(3) where memory is at hand. Meanwhile
     /// everybody goes on; who wants an extent that is being copied waits for that one copy, who allocates

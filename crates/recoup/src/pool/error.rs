@@ -47,8 +47,8 @@ pub enum Error {
         /// What the kernel said.
         source: recoup_sys::Error,
     },
-    /// Memory of this source does not take such advice.
-    #[error("{name} cannot be {advice}; the table in docs/pool.md says what can")]
+    /// Memory of this source does not take such advice. docs/pool.md has a table of what each takes.
+    #[error("{name} cannot be {advice}: {}", advice.instead())]
     Advice {
         /// What was asked for.
         advice: Advice,

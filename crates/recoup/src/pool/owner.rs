@@ -51,8 +51,8 @@ impl OwnerOptions {
         Self { quota: Some(quota), ..self }
     }
 
-    /// Memory of this NUMA node only ([`nodes_with_memory`](recoup_sys::numa::nodes_with_memory) lists
-    /// them). The kernel ignores this for [files](super::External) that are not on tmpfs.
+    /// Memory of this NUMA node only ([`nodes_with_memory`](crate::nodes_with_memory) lists them). The
+    /// kernel ignores this for [files](super::External) that are not on tmpfs.
     #[must_use]
     pub fn node(self, node: Node) -> Self {
         Self { node: Some(node), ..self }

@@ -18,6 +18,9 @@ pub struct Limits {
     pub soft: Bytes,
     /// Before this is reached, those who add tables are held up while others are freed. What is
     /// needed (tables that hold something, PMD tables) can still exceed it; then sweeps get rarer.
+    ///
+    /// Hard only where the thread that steps gets real-time priority (`CAP_SYS_NICE`, or `RLIMIT_RTPRIO`):
+    /// without, it waits for a processor like any other, and on a busy machine tables overshoot meanwhile.
     pub hard: Bytes,
     /// How long a thread may wait at a fence, about.
     pub max_pause: Duration,
@@ -40,7 +43,7 @@ pub struct Step {
 /// Keeps [`Limits`], one [`Regulator::step`] at a time: for one who has a thread for it.
 ///
 /// A step allocates nothing, takes no lock and doesn't panic. The thread that steps does well to call
-/// [`recoup_sys::urgency::short_bursts`] first, as a [`Keeper`]'s and the companion do: it then asks
+/// [`short_bursts`](super::short_bursts) first, as a [`Keeper`]'s and the companion do: it then asks
 /// for the lowest real-time priority (`SCHED_RR` 1), if it may.
 #[derive(Debug)]
 pub struct Regulator {

@@ -31,9 +31,9 @@
 //! (`SCHED_RR` 1) if it may: a fence that waits for a processor holds up everybody. Where tables are
 //! needed, sweeps gain nothing and get rarer, until they take some 1.5 % of a processor.
 //!
-//! Left alone: shared memory, files, hugetlb, devices, the first thread's stack, locked memory, what another
-//! userfaultfd watches, 2 MiB blocks that hold anything (guard pages and other markers too)
-//! or straddle mappings.
+//! Left alone: shared memory, files, hugetlb, devices, mappings that cannot be read (`PROT_NONE`), the first
+//! thread's stack, locked memory, what another userfaultfd watches, 2 MiB blocks that hold anything (guard
+//! pages and other markers too) or straddle mappings.
 
 mod aside;
 mod keeper;
@@ -44,5 +44,7 @@ mod sweep;
 
 pub use keeper::{Keeper, Limits, Regulator, Step};
 pub use outcome::{Outcome, Pauses};
+pub use recoup_sys::own_status::OwnStatus;
+pub use recoup_sys::urgency::short_bursts;
 pub use recoup_sys::userfault::Settled;
 pub use sweep::{Mode, Refused, Sweeper};

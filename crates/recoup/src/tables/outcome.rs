@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use recoup_sys::Bytes;
 
-/// How long fences were up: an upper bound for how long any thread waited at one.
+/// How long fences were up: an upper bound for how long one kept any thread from going on. How long such a
+/// thread then waits for a processor, like any that wakes up, is not in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pauses {
     /// How many fences were up for less than `2^i` us, but not for less than half of that; the last

@@ -20,11 +20,12 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 
-use recoup_sys::own::Released;
 use recoup_sys::units::PMD_TABLE_SPAN;
 use recoup_sys::{Bytes, Error, PageRange, Pages};
 
 pub use background::{Background, free_in_background, unmap_later};
+pub use recoup_sys::mapped::OwnedMapping;
+pub use recoup_sys::own::Released;
 
 /// How many threads free memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
