@@ -1,6 +1,6 @@
 //! The page-fault benchmark: map, write one byte in each page, free, over and over.
 
-use recoup::pool::{OwnerOptions, Pool, Thp};
+use recoup::pool::{OwnerOptions, Pool, ReturnSettings, Thp};
 use recoup_core::Chunks;
 use recoup_sys::Bytes;
 use recoup_testkit::figure::note;
@@ -49,6 +49,27 @@ pub(super) fn print(size: Size) {
         }
         print_returning(size, &pool, threads, length);
     }
+    print_over_the_threshold(size);
+}
+
+/// Who frees more than the threshold in one go has its own memory returned, and fetches it again: what
+/// that costs, by the clock.
+fn print_over_the_threshold(size: Size) {
+    let pool = Pool::new(Thp::private(), Bytes(4 << 30));
+    let settings = ReturnSettings::default();
+    let length = size.pick(settings.threshold << 21, 8 << 20);
+    let times = size.pick(400, 1);
+    let without = || by_threads(1, times, || pool_loop(&pool, length)).clock;
+    let with = || {
+        let background = pool.return_in_background(settings).expect("a thread");
+        let time = without();
+        drop(background);
+        time
+    };
+    let compared = Comparison::run(size.pick(5, 1), with, without);
+    let what = format!("{} MiB at a time while a thread returns them, by without", length >> 20);
+    let made_from = format!("{:.0} ms of {:.0}", compared.subject_ms(), compared.baseline_ms());
+    note(&what, &format!("{:.2} x ({made_from})", compared.ratio()));
 }
 
 /// Long enough for a thread that returns memory to do so several times. By the processor's time of those

@@ -84,8 +84,12 @@ pub use movable::{Movable, NotPinned, Reading, Writing};
 pub use owner::{Owner, OwnerOptions};
 pub use returns::{Background, ReturnSettings, Returned};
 pub use source::{External, HugeTlb, Source, Thp};
+// What its types tell of.
+pub use recoup_core::account::QuotaExceeded;
+pub use recoup_core::superchunk::Violation as BookViolation;
 // The units of what is asked for here.
 pub use recoup_core::units::{Chunks, Pages};
+pub use recoup_core::{ChunkIdx, ChunkRun, OwnerId};
 pub use recoup_sys::Bytes;
 pub use usage::Usage;
 #[cfg(feature = "vm")]
@@ -94,7 +98,6 @@ pub use vm::{GuestMemory, GuestRegion};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use recoup_core::OwnerId;
 use recoup_sys::Errno;
 use recoup_sys::addresses::Forking;
 use recoup_sys::home::Home;
