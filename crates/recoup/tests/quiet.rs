@@ -43,10 +43,7 @@ fn steps_allocate_nothing() {
     let features = Features::probe().unwrap();
     let needed = [&features.userfaultfd, &features.table_reclaim, &features.pagemap_scan];
     let works = needed.iter().all(|it| it.works());
-    require!(
-        works,
-        "PAGEMAP_SCAN, page tables that are reclaimed, and a userfaultfd for kernel faults"
-    );
+    require!(works, "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults");
     let blocks = 4096;
     let mut region = Region::new(Bytes(blocks * BLOCK.0)).unwrap();
     region.advise(Pages(0), Pages(blocks * 512), OwnAdvice::BasePages).ok();

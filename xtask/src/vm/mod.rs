@@ -2,8 +2,8 @@
 //!
 //! Each step is a file, and data flows down: `apt` fetches packages, `kernel` makes a kernel of
 //! them, `build` and `initramfs` make what runs on it, `machine` describes a guest and `boot` runs
-//! it, `results` reads what its tests say, `matrix` says which guests there are, `table` keeps
-//! their answers in the documentation.
+//! it, `results` reads what its tests say, `skips` knows which of them may be left out, `matrix`
+//! says which guests there are, `table` keeps their answers in the documentation.
 
 mod accelerator;
 mod apt;
@@ -16,6 +16,7 @@ mod machine;
 mod matrix;
 mod results;
 mod run;
+mod skips;
 mod table;
 
 use std::time::Duration;

@@ -11,7 +11,7 @@ use super::kernel::{Kernel, Kernels};
 use super::machine::Machine;
 use super::matrix::{self, Cell};
 use super::results::{Outcome, Reader, Results};
-use super::{VmTest, build, guest, table};
+use super::{VmTest, build, guest, skips, table};
 
 /// What one guest said.
 pub(crate) struct Report {
@@ -81,6 +81,7 @@ impl Rig<'_> {
             attempt += 1;
         };
         results.problems.extend(boot.problems.iter().cloned());
+        skips::check(&mut results, &machine.kernel.version, cell.guest.name);
         if self.arguments.run.is_some() && boot.status.is_some_and(|status| status != 0) {
             results.problems.push("the command failed".to_owned());
         }
