@@ -29,7 +29,10 @@ fn memory_that_was_only_read_is_nobody_elses() {
 
 #[test]
 fn the_page_of_zeroes_is_no_memory() {
-    require!(kernel::version() >= (6, 7), "PAGEMAP_SCAN, which tells the page of zeroes (Linux 6.7)");
+    require!(
+        kernel::version() >= (6, 7),
+        "PAGEMAP_SCAN, which tells the page of zeroes (Linux 6.7)"
+    );
     let pool = Pool::new(Thp::private(), Bytes(GIB));
     let extent = owner(&pool).chunks(Chunks(3)).expect("chunks");
     assert!(all_are(&extent, 0));
