@@ -44,7 +44,9 @@ fn print_hugetlb(page: Bytes, bytes: u64, target: f64) {
     }
     let (action, pages) = (Action::Reserve, bytes / page.0);
     let order = Order { place: Place::Host, page_size: page, action, pages };
+    let free = kernel::meminfo_bytes("MemFree");
     let change = order.carry_out().expect("root reserves");
+    let taken = free.saturating_sub(kernel::meminfo_bytes("MemFree"));
     if let Some(shortfall) = change.shortfall {
         return note(&what, &format!("not measured: {shortfall}"));
     }
@@ -62,10 +64,11 @@ fn print_hugetlb(page: Bytes, bytes: u64, target: f64) {
     let percent = |part: u64| part as f64 * 100.0 / bytes as f64;
     let figure = Figure { what: &what, value: percent(struct_pages + books), target, unit: "%" };
     figure.print(&format!(
-        "{} KiB left of {} MiB of struct pages, MemTotal + {} MiB; {} KiB of books",
+        "{} KiB left of {} MiB of struct pages, MemTotal + {} MiB, MemFree - {} MiB; {} KiB of books",
         struct_pages >> 10,
         plain >> 20,
         came >> 20,
+        taken >> 20,
         books >> 10
     ));
 }

@@ -21,8 +21,9 @@ fn huge_gigabytes_cost_a_pool_less_than_a_10000th() {
         let guard = HugePages::reserve_with(&[(OPTIMIZE_VMEMMAP, "0")], &[(PMD_TABLE_SPAN, 0)]);
         let _guard = guard.expect("none are asked for");
         let source = HugeTlb::one_gib().expect("just looked");
-        let before = struct_pages();
+        let (before, free) = (struct_pages(), kernel::meminfo_bytes("MemFree"));
         let came = source.reserve(gigabytes).expect("root reserves");
+        let free_after = kernel::meminfo_bytes("MemFree");
         require_in_guest!("gigabytes", came.shortfall.is_none(), "16 free huge pages of 1 GiB");
         let left = gigabytes * GIB / 64 - (before - struct_pages()).0;
         let pool = Pool::new(source, Bytes(gigabytes * GIB));
@@ -32,6 +33,12 @@ fn huge_gigabytes_cost_a_pool_less_than_a_10000th() {
         let _one = owner.gigabyte().expect("a gigabyte");
         let metadata = left + pool.usage().bookkeeping.0;
         println!("{gigabytes} GiB: {left} bytes of struct pages, {metadata} of metadata in all");
+        // What is no longer needed for them is free, but for what others take meanwhile.
+        let taken = gigabytes * GIB - (gigabytes * GIB / 64 - left);
+        assert!(
+            free.saturating_sub(free_after) < taken + (64 << 20),
+            "{free} {free_after} {taken}"
+        );
         assert!(metadata * 10_000 <= gigabytes * GIB, "{metadata} bytes");
     }
 }
