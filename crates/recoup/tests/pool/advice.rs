@@ -130,7 +130,7 @@ fn file() -> External {
     let file = tempfile::tempfile_in("/dev/shm").expect("a file");
     file.set_len(GIB).expect("a sparse file");
     // SAFETY: nobody else has it.
-    unsafe { External::new(file, Bytes(GIB)) }.expect("a file")
+    unsafe { External::new(file, Bytes(0)..Bytes(GIB)) }.expect("a file")
 }
 
 /// The row of the document that begins with this.
