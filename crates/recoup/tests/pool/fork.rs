@@ -19,7 +19,7 @@ use crate::common::{
 };
 
 /// What is there to be harmed: memory of all kinds, in use, at hand and free.
-fn with_children(source: impl Source + 'static) {
+pub(crate) fn with_children(source: impl Source + 'static) {
     let pool = Pool::new(source, Bytes(2 * GIB));
     let [tenant, other] = [owner(&pool), owner(&pool)];
     let mut extent = tenant.chunks(Chunks(2)).expect("chunks");
