@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::process::Command;
 
 use recoup::pool::source::Unfit;
-use recoup::pool::{External, HugeTlb, Pool, Thp};
+use recoup::pool::{External, HugeTlb, OwnerOptions, Pool, Thp};
 use recoup_core::Chunks;
 use recoup_core::units::Pages;
 use recoup_sys::Bytes;
@@ -181,24 +181,29 @@ fn a_range_of_a_file() {
     // SAFETY: nobody else has the gigabytes in the range, which are what the pool uses.
     let source = unsafe { External::new(of, Bytes(range.start)..Bytes(range.end)) };
     let pool = Pool::new(source.expect("a range of the file"), Bytes(4 * GIB));
-    let tenant = owner(&pool);
-    let mut all = [(); 2].map(|()| tenant.chunks(Chunks(512)).expect("a gigabyte"));
-    assert!(tenant.chunk().is_err(), "what is left is no gigabyte");
-    for extent in &mut all {
-        let last = extent.len() - 1;
-        (extent[0], extent[last]) = (1, 2);
-    }
     let byte = |at| {
         let mut byte = [0];
         file.read_exact_at(&mut byte, at).map(|()| byte[0]).expect("a byte")
     };
-    let ends = [BEFORE, BEFORE + GIB - 1, BEFORE + GIB, BEFORE + 2 * GIB - 1];
-    assert_eq!(ends.map(byte), [1, 2, 1, 2]);
-    assert_eq!(others.map(byte), [9; 4]);
-    assert_clean(&pool);
-    drop((all, tenant));
-    assert_empty(&pool);
-    assert_eq!((others.map(byte), taken()), ([9; 4], before));
+    // Each owner has a gigabyte to itself. In the second round they are those that came back.
+    for _ in 0..2 {
+        let apart = || pool.owner(OwnerOptions::default().apart()).expect("an owner");
+        let owners = [apart(), apart()];
+        let mut all = owners.each_ref().map(|owner| owner.chunk().expect("a chunk"));
+        assert!(apart().chunk().is_err(), "what is left is no gigabyte");
+        for extent in &mut all {
+            let last = extent.len() - 1;
+            (extent[0], extent[last]) = (1, 2);
+        }
+        let ends = [0, CHUNK - 1, GIB, GIB + CHUNK - 1].map(|place| BEFORE + place);
+        assert_eq!(ends.map(byte), [1, 2, 1, 2]);
+        assert_eq!(others.map(byte), [9; 4]);
+        assert_clean(&pool);
+        drop(all);
+        assert_empty(&pool);
+        assert_eq!((ends.map(byte), others.map(byte), taken()), ([0; 4], [9; 4], before));
+        drop(owners);
+    }
 }
 
 /// Refused before a touch finds out, each with what to do.
