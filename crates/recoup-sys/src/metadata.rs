@@ -25,7 +25,7 @@ impl Metadata {
     /// What is kept of `length` bytes of a file from `offset` on, as one mapping of them shows, which is gone
     /// again then. No page is touched.
     ///
-    /// Costs some microseconds; of frames without struct pages their page tables, 10 ms a gigabyte.
+    /// Costs a mapping; of frames without struct pages also their page tables, 2 MiB a gigabyte, for a moment.
     ///
     /// # Errors
     /// Those of mmap(2): `ENODEV` for what cannot be mapped, `EPERM` for `/dev/mem` where the kernel

@@ -77,14 +77,15 @@ impl Pool {
     /// Checks the books against each other, and every page of the pool against the kernel's view:
     /// that nobody else maps it, and that there is none where nobody has memory.
     ///
-    /// Costs 1 ms a gigabyte in huge pages, 13 ms in base pages, and 1 us for each owner and gigabyte. Meanwhile those who
-    /// ask the book of the gigabyte that is looked at wait, and so does the owner that is.
+    /// Costs 1 ms a gigabyte in huge pages, 13 ms in base pages, and 1 us for each owner and gigabyte.
+    /// Meanwhile those who ask the book of the gigabyte that is looked at wait, and so does the owner that
+    /// is.
     ///
-    /// As root it also asks how often frames are mapped: the first one of each row of frames in a chunk, which is
-    /// all there is to know of a huge page mapped in one piece. That adds 0.5 ms a gigabyte in huge
-    /// pages, 11 ms in base pages as they come, and 50 ms where no two lie in a row. The other frames of a row are only seen by what
-    /// pagemap says of each page, which on kernels with `CONFIG_NO_PAGE_MAPCOUNT` (6.15) does not tell
-    /// that this process has mapped a page twice.
+    /// As root it also asks how often frames are mapped: the first one of each row of frames in a chunk,
+    /// which is all there is to know of a huge page mapped in one piece. That adds 0.5 ms a gigabyte in
+    /// huge pages, 11 ms in base pages as they come, and some 50 ms where no two lie in a row. The other
+    /// frames of a row are only seen by what pagemap says of each page, which on kernels with
+    /// `CONFIG_NO_PAGE_MAPCOUNT` (6.15) does not tell that this process has mapped a page twice.
     ///
     /// Of memory without [struct pages](super::source::Metadata::None) the kernel does not know who maps it, and
     /// pagemap shows nothing. There `/proc/self/maps` has to show that this process maps each gigabyte
