@@ -93,7 +93,7 @@ mod tests {
     fn mapping(start: u64, pages: u64, device: (u32, u32), name: &str) -> Mapping {
         let range = PageRange::starting_at(PageIdx(start), Pages(pages));
         let inode = u64::from(!name.is_empty());
-        Mapping { range, private: true, device, inode, name: name.to_owned() }
+        Mapping { range, private: true, offset: Bytes::ZERO, device, inode, name: name.to_owned() }
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! | [`kpage`] | `/proc/kpageflags`, `/proc/kpagecount` |
 //! | [`madvise`] | `process_madvise(2)` |
 //! | [`addresses`] | addresses set apart, and memory put behind them |
+//! | [`metadata`] | whether there are struct pages for what a file maps |
 //! | [`home`] | whether this is a forked child |
 //! | [`blockset`] | the pages of a 2 MiB block as a set |
 //! | [`own`] | what the owner of memory may do with it |
@@ -46,6 +47,7 @@ pub mod kpage;
 pub mod madvise;
 pub mod mapped;
 pub mod maps;
+pub mod metadata;
 pub mod numa;
 pub mod own;
 #[cfg(target_arch = "x86_64")]

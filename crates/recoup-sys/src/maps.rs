@@ -4,7 +4,7 @@
 //! is not UTF-8, or that imitates one of the kernel's own names, must not hide a process.
 
 use crate::error::{Error, Result};
-use crate::units::{PAGE_SHIFT, PageIdx, PageRange};
+use crate::units::{Bytes, PAGE_SHIFT, PageIdx, PageRange};
 
 /// One line of `/proc/PID/maps`: a virtual memory area.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub struct Mapping {
     pub range: PageRange,
     /// Whether writes stay with this process (`MAP_PRIVATE`).
     pub private: bool,
+    /// Where in the file behind it its first byte is; 0 for anonymous memory.
+    pub offset: Bytes,
     /// Device number of the file behind it as (major, minor); (0, 0) for anonymous memory.
     pub device: (u32, u32),
     /// Inode of the file behind it, 0 for anonymous memory.
@@ -34,6 +36,12 @@ pub enum Backing {
 }
 
 impl Mapping {
+    /// Which pages of the file behind it it shows: as if the file's first byte were at address 0.
+    #[must_use]
+    pub fn file_range(&self) -> PageRange {
+        PageRange::starting_at(PageIdx::containing(self.offset.0), self.range.length())
+    }
+
     /// What lies behind this mapping.
     #[must_use]
     pub fn backing(&self) -> Backing {
@@ -74,7 +82,7 @@ fn parse_line(line: &str) -> Option<Mapping> {
     let mut fields = line.splitn(6, ' ');
     let (start, end) = fields.next()?.split_once('-')?;
     let permissions = fields.next()?;
-    let _offset = fields.next()?;
+    let offset = fields.next()?;
     let (major, minor) = fields.next()?.split_once(':')?;
     let inode = fields.next()?;
     let name = fields.next().unwrap_or("").trim_start();
@@ -83,6 +91,7 @@ fn parse_line(line: &str) -> Option<Mapping> {
     Some(Mapping {
         range: PageRange { start: page(start)?, end: page(end)? },
         private: permissions.as_bytes().get(3) == Some(&b'p'),
+        offset: Bytes(hex(offset)?),
         device: (u32::from_str_radix(major, 16).ok()?, u32::from_str_radix(minor, 16).ok()?),
         inode: inode.parse().ok()?,
         name: name.to_owned(),
@@ -111,6 +120,14 @@ mod tests {
         let mapping = one(b"1000-2000 r--s 00000000 fe:01 42     /tmp/a b\xff (deleted)\n");
         assert_eq!(mapping.name, "/tmp/a b\u{fffd} (deleted)");
         assert_eq!((mapping.device, mapping.private), ((0xfe, 1), false));
+    }
+
+    #[test]
+    fn a_mapping_shows_a_range_of_its_file() {
+        let mapping = one(b"7000-9000 rw-s 100003000 00:05 4    /dev/mem\n");
+        assert_eq!(mapping.offset, Bytes((4 << 30) + 0x3000));
+        let start = PageIdx((1 << 20) + 3);
+        assert_eq!(mapping.file_range(), PageRange { start, end: PageIdx(start.0 + 2) });
     }
 
     #[test]

@@ -24,7 +24,7 @@ impl Guest {
 }
 
 /// All kinds of guests.
-const GUESTS: [Guest; 4] = [
+const GUESTS: [Guest; 5] = [
     Guest {
         name: "default",
         memory_mib: 1536,
@@ -48,6 +48,16 @@ const GUESTS: [Guest; 4] = [
         numa_nodes: 1,
         command_line: &[],
         only: Some("huge_gigabyte"),
+        newest_only: true,
+    },
+    // Two gigabytes that the firmware calls reserved, so that the kernel has no struct pages for them: the
+    // memory above 4 GiB, as QEMU's machine has 3 GiB below.
+    Guest {
+        name: "reserved",
+        memory_mib: 5120,
+        numa_nodes: 1,
+        command_line: &["memmap=2G$4G"],
+        only: Some("reserved_memory"),
         newest_only: true,
     },
     // Memory hotplug is part of all of Debian's kernels: this is as off as it gets there.
@@ -127,6 +137,7 @@ mod tests {
                 "newest default all",
                 "newest numa all",
                 "newest gigabytes huge_gigabyte",
+                "newest reserved reserved_memory",
                 "newest small-memory small_memory"
             ]
         );

@@ -29,7 +29,7 @@ pub(crate) struct VmTest {
     /// Only this kernel: 6.1, 6.12, newest, or the path of a vmlinuz (may be repeated)
     #[arg(long, value_name = "NAME")]
     kernel: Vec<String>,
-    /// Only this guest of the matrix: default, numa, gigabytes or small-memory (may be repeated)
+    /// Only this guest of the matrix: default, numa, gigabytes, reserved or small-memory (may be repeated)
     #[arg(long, value_name = "NAME")]
     guest: Vec<String>,
     /// Run this shell command in the guests, with recoup and busybox at hand, instead of the tests

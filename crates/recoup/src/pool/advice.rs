@@ -6,7 +6,7 @@ use recoup_sys::own::{self, Hint};
 
 use super::error::{Error, Result};
 use super::extent::Extent;
-use super::source::{Arrival, Kind, Returns};
+use super::source::{Arrival, Kind, Metadata, Returns};
 
 /// Advice about an extent that ends with it: nothing of it is left for the next owner of these addresses.
 ///
@@ -48,12 +48,14 @@ impl Advice {
         }
     }
 
-    /// Whether such memory takes it. Hugetlb pages are never aged, swapped or split. What comes from a
+    /// Whether such memory takes it. Hugetlb pages are never aged, swapped or split, nor is what has no struct
+    /// pages. What comes from a
     /// store that may run dry stays: a later touch might find nothing, and be met by SIGBUS.
     fn suits(self, kind: Kind) -> bool {
         let in_base_pages = kind.page == recoup_sys::units::PAGE;
+        let has_struct_pages = kind.metadata == Metadata::StructPages;
         match self {
-            Self::Cold | Self::PageOut | Self::Collapse => in_base_pages,
+            Self::Cold | Self::PageOut | Self::Collapse => in_base_pages && has_struct_pages,
             Self::Discard => kind.arrival == Arrival::OnTouch && kind.returns == Returns::Extents,
         }
     }

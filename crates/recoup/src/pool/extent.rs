@@ -14,7 +14,7 @@ use recoup_sys::{PageRange, own};
 use super::desks::PagesAt;
 use super::mapping::Span;
 use super::owner::Holder;
-use super::source::Kind;
+use super::source::{Kind, Metadata};
 
 /// Memory that belongs to one owner, at an address that stays what it is: a slice of bytes. Dropping
 /// it frees it.
@@ -58,12 +58,17 @@ impl Extent {
         (&self.holder, self.place)
     }
 
-    /// Puts memory behind all of it, by so many threads, in slices of at least 32 MiB. Changes no byte.
+    /// Puts memory behind all of it, by so many threads, in slices of at least 32 MiB. Changes no byte. What
+    /// has no [struct pages](super::source::Metadata::None) has its memory already, or only by a touch: nothing is
+    /// done then.
     ///
     /// # Errors
     /// `EFAULT` or `ENOMEM` for want of memory; `EINVAL` before Linux 5.14. Some of it may have memory
     /// then.
     pub fn prefault(&self, workers: NonZeroUsize) -> recoup_sys::Result<()> {
+        if self.kind().metadata == Metadata::None {
+            return Ok(());
+        }
         let queue = std::sync::Mutex::new(slices(self.page_range(), SMALLEST));
         let next = || queue.lock().ok().and_then(|mut slices| slices.next());
         let work = || std::iter::from_fn(next).try_for_each(own::populate);

@@ -14,6 +14,7 @@ use recoup_testkit::kernel::{self, own_pid, smaps_bytes_in};
 use recoup_testkit::{HugePages, require, require_in_guest};
 
 use crate::common::{GIB, all_are, assert_clean, in_memory, memfd, owner, shared};
+use crate::reserved_memory::reserved;
 
 /// A row: its name, the number, and since when the kernel knows it for private memory, and for shared.
 struct Row {
@@ -87,10 +88,13 @@ fn measure(extent: &mut Extent, row: &Row) -> String {
     if row.name == "COLLAPSE" {
         let _ = advise(extent, libc::MADV_HUGEPAGE);
     }
+    // Without struct pages nothing ever is.
+    let was_shown = in_memory(addresses.clone()) > 0;
     if let Err(error) = advise(extent, row.advice) {
         return match error.raw_os_error() {
             Some(libc::EINVAL) => "EINVAL".to_owned(),
             Some(libc::EACCES) => "EACCES".to_owned(),
+            Some(libc::ENODEV) => "ENODEV".to_owned(),
             _ => error.to_string(),
         };
     }
@@ -104,7 +108,7 @@ fn measure(extent: &mut Extent, row: &Row) -> String {
     };
     let mut words = vec![contents];
     let may_be_swapped = ["COLD", "PAGEOUT"].contains(&row.name);
-    if !there && !may_be_swapped && contents != "a touch is met by SIGSEGV" {
+    if was_shown && !there && !may_be_swapped && contents != "a touch is met by SIGSEGV" {
         words.push("not in memory");
     }
     words.extend((lazy && row.name == "FREE").then_some("until memory is short"));
@@ -130,7 +134,7 @@ fn file() -> External {
     let file = tempfile::tempfile_in("/dev/shm").expect("a file");
     file.set_len(GIB).expect("a sparse file");
     // SAFETY: nobody else has it.
-    unsafe { External::new(file, Bytes(GIB)) }.expect("a file")
+    unsafe { External::new(file, Bytes(0)..Bytes(GIB)) }.expect("a file")
 }
 
 /// The row of the document that begins with this.
@@ -193,6 +197,13 @@ fn of_a_part_of_a_huge_gigabyte() {
 #[test]
 fn of_a_file() {
     column(file(), 6);
+}
+
+#[test]
+fn of_reserved_memory() {
+    let source = reserved();
+    require_in_guest!("reserved", source.is_some(), "memory that the kernel leaves alone");
+    column(source.expect("just looked"), 7);
 }
 
 fn is_refused(result: Result<(), Error>) -> bool {

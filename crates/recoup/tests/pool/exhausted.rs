@@ -106,7 +106,7 @@ fn a_file_system() {
     let space = || 8 - file.metadata().expect("the file").blocks() * 512 / CHUNK;
     let of = file.try_clone().expect("the same file");
     // SAFETY: nobody else has it.
-    let source = unsafe { External::new(of, Bytes(4 * GIB)) }.expect("a file");
+    let source = unsafe { External::new(of, Bytes(0)..Bytes(4 * GIB)) }.expect("a file");
     with_eight_chunks(&Pool::new(source, Bytes(4 * GIB)), space);
 }
 
@@ -151,7 +151,8 @@ fn what_could_not_go_back_still_has_its_memory() {
     file.set_len(2 * GIB).expect("a sparse file");
     let of = file.try_clone().expect("the same file");
     // SAFETY: nobody else has its first gigabyte.
-    let pool = Pool::new(unsafe { External::new(of, Bytes(GIB)) }.expect("a file"), Bytes(GIB));
+    let pool =
+        Pool::new(unsafe { External::new(of, Bytes(0)..Bytes(GIB)) }.expect("a file"), Bytes(GIB));
     let tenant = owner(&pool);
     let mut all: Vec<_> = (0..8).map(|_| tenant.chunk().expect("a chunk")).collect();
     let _keeps_it_attached = all.remove(0);

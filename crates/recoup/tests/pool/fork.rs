@@ -19,7 +19,7 @@ use crate::common::{
 };
 
 /// What is there to be harmed: memory of all kinds, in use, at hand and free.
-fn with_children(source: impl Source + 'static) {
+pub(crate) fn with_children(source: impl Source + 'static) {
     let pool = Pool::new(source, Bytes(2 * GIB));
     let [tenant, other] = [owner(&pool), owner(&pool)];
     let mut extent = tenant.chunks(Chunks(2)).expect("chunks");
@@ -84,7 +84,7 @@ fn a_child_has_nothing_of_a_file() {
     let file = tempfile::tempfile().expect("a file");
     file.set_len(2 * GIB).expect("a sparse file");
     // SAFETY: nobody else has it.
-    with_children(unsafe { External::new(file, Bytes(2 * GIB)) }.expect("a file"));
+    with_children(unsafe { External::new(file, Bytes(0)..Bytes(2 * GIB)) }.expect("a file"));
 }
 
 /// The file is the parent's, who lengthens it: a child that did so too would cut it.

@@ -13,5 +13,6 @@ mod leftovers;
 mod metadata;
 mod model;
 mod numa;
+mod reserved_memory;
 mod sources;
 mod threads;

@@ -3,10 +3,11 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::process::Command;
 
-use recoup::pool::{External, HugeTlb, Pool, Thp};
+use recoup::pool::source::Unfit;
+use recoup::pool::{External, HugeTlb, OwnerOptions, Pool, Thp};
 use recoup_core::Chunks;
 use recoup_core::units::Pages;
 use recoup_sys::Bytes;
@@ -157,7 +158,7 @@ fn a_huge_gigabyte_goes_back_whole_or_in_parts() {
 fn external(file: &File, length: u64) -> External {
     let file = file.try_clone().expect("the same file");
     // SAFETY: the tests change it only where they say so, before and after the pool's life.
-    unsafe { External::new(file, Bytes(length)) }.expect("a file")
+    unsafe { External::new(file, Bytes(0)..Bytes(length)) }.expect("a file")
 }
 
 #[test]
@@ -189,6 +190,72 @@ fn what_a_file_held_before_is_seen_by_nobody() {
     assert_empty(&pool);
 }
 
+/// Bytes of the file before and behind it are somebody else's.
+#[test]
+fn a_range_of_a_file() {
+    const BEFORE: u64 = 5 * 4096;
+    let file = tempfile::tempfile_in("/dev/shm").expect("a file");
+    file.set_len(4 * GIB).expect("a sparse file");
+    let range = BEFORE..BEFORE + 2 * GIB + CHUNK;
+    let others = [0, BEFORE - 1, BEFORE + 2 * GIB, range.end];
+    others.iter().for_each(|&at| file.write_all_at(&[9], at).expect("room"));
+    let taken = || file.metadata().expect("the file").blocks() * 512;
+    let before = taken();
+    let of = file.try_clone().expect("the same file");
+    // SAFETY: nobody else has the gigabytes in the range, which are what the pool uses.
+    let source = unsafe { External::new(of, Bytes(range.start)..Bytes(range.end)) };
+    let pool = Pool::new(source.expect("a range of the file"), Bytes(4 * GIB));
+    let byte = |at| {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).map(|()| byte[0]).expect("a byte")
+    };
+    // Each owner has a gigabyte to itself. In the second round they are those that came back.
+    for _ in 0..2 {
+        let apart = || pool.owner(OwnerOptions::default().apart()).expect("an owner");
+        let owners = [apart(), apart()];
+        let mut all = owners.each_ref().map(|owner| owner.chunk().expect("a chunk"));
+        assert!(apart().chunk().is_err(), "what is left is no gigabyte");
+        for extent in &mut all {
+            let last = extent.len() - 1;
+            (extent[0], extent[last]) = (1, 2);
+        }
+        let ends = [0, CHUNK - 1, GIB, GIB + CHUNK - 1].map(|place| BEFORE + place);
+        assert_eq!(ends.map(byte), [1, 2, 1, 2]);
+        assert_eq!(others.map(byte), [9; 4]);
+        assert_clean(&pool);
+        drop(all);
+        assert_empty(&pool);
+        assert_eq!((ends.map(byte), others.map(byte), taken()), ([0; 4], [9; 4], before));
+        drop(owners);
+    }
+}
+
+/// Refused before a touch finds out, each with what to do.
+#[test]
+fn ranges_that_are_no_memory() {
+    let file = tempfile::tempfile().expect("a file");
+    file.set_len(2 * GIB).expect("a sparse file");
+    let refused = |range: std::ops::Range<u64>| {
+        let file = file.try_clone().expect("the same file");
+        // SAFETY: nothing comes of it.
+        let source = unsafe { External::new(file, Bytes(range.start)..Bytes(range.end)) };
+        source.expect_err("no such range")
+    };
+    let cases = [(0..GIB - 1, "longer"), (4095..2 * GIB, "0x1000"), (0..2 * GIB + 1, "lengthen")];
+    for (range, what_to_do) in cases {
+        let error = refused(range);
+        assert!(error.to_string().contains(what_to_do), "{error}");
+    }
+    assert!(matches!(refused(GIB..GIB), Unfit::TooShort { .. }));
+    assert!(matches!(refused(4096..4096 + 2 * GIB), Unfit::PastEnd { .. }));
+    let pipe = std::io::pipe().expect("a pipe").0;
+    // SAFETY: as above.
+    let source =
+        unsafe { External::new(std::os::fd::OwnedFd::from(pipe).into(), Bytes(0)..Bytes(GIB)) };
+    let error = source.expect_err("a pipe").to_string();
+    assert!(error.contains("can be mapped"), "{error}");
+}
+
 /// Memory that cannot be given back before the pool's end, and keeps what was last in it.
 #[test]
 fn a_block_device() {
@@ -212,6 +279,10 @@ fn a_block_device() {
     let mut bytes = vec![0; 8 << 20];
     open().read_exact_at(&mut bytes, 0).expect("the device");
     assert!(all_are(&bytes, 7));
+    // It says how long it is.
+    // SAFETY: nothing comes of it.
+    let beyond = unsafe { External::new(open(), Bytes(CHUNK)..Bytes(CHUNK + GIB)) };
+    assert!(matches!(beyond, Err(Unfit::PastEnd { length: Bytes(GIB), .. })), "{beyond:?}");
 }
 
 /// A loop device, until it is dropped.

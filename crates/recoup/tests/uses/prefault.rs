@@ -57,7 +57,7 @@ fn memory_of_a_file_is_there_before_a_touch() {
     file.set_len(GIB).expect("a sparse file");
     #[expect(unsafe_code, reason = "a promise about the file")]
     // SAFETY: nobody else knows the file.
-    let source = unsafe { External::new(file, Bytes(GIB)) }.expect("its length");
+    let source = unsafe { External::new(file, Bytes(0)..Bytes(GIB)) }.expect("its length");
     // It was zeroed for its owner, as it could be anybody's.
     check(source, false);
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -18,6 +19,8 @@ pub(super) struct Gigabytes {
     /// The pages of a hugetlb file.
     huge: Option<Bytes>,
     growth: Growth,
+    /// Where its first gigabyte starts.
+    start: Bytes,
     numbers: Mutex<Numbers>,
 }
 
@@ -39,11 +42,16 @@ struct Numbers {
 }
 
 impl Gigabytes {
-    /// The whole gigabytes among the first `length` bytes of a file.
-    pub(super) fn new(file: File, length: Bytes, huge: Option<Bytes>, growth: Growth) -> Self {
-        let length = length.0 / SUPERCHUNK_BYTES;
+    /// The whole gigabytes of a range of a file, from its start on.
+    pub(super) fn new(
+        file: File,
+        range: Range<Bytes>,
+        huge: Option<Bytes>,
+        growth: Growth,
+    ) -> Self {
+        let length = range.end.0.saturating_sub(range.start.0) / SUPERCHUNK_BYTES;
         let numbers = Mutex::new(Numbers { free: (0..length).collect(), length });
-        Self { file: Arc::new(file), huge, growth, numbers }
+        Self { file: Arc::new(file), huge, growth, start: range.start, numbers }
     }
 
     /// An empty memfd, which nobody can shorten from now on: past the end of a file, touches are met by
@@ -51,7 +59,7 @@ impl Gigabytes {
     pub(super) fn of_memfd(file: OwnedFd, huge: Option<Bytes>) -> Result<Self> {
         rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::SEAL)
             .map_err(|e| Error::os("seal", "a memfd", e))?;
-        Ok(Self::new(File::from(file), Bytes(0), huge, Growth::AsAskedFor))
+        Ok(Self::new(File::from(file), Bytes::ZERO..Bytes::ZERO, huge, Growth::AsAskedFor))
     }
 
     pub(super) fn take(&self) -> Result<Gigabyte> {
@@ -69,7 +77,7 @@ impl Gigabytes {
                 return Err(Error::os("find a free gigabyte in", "the file", Errno::NOSPC));
             }
         };
-        let offset = Bytes(number * SUPERCHUNK_BYTES);
+        let offset = Bytes(self.start.0 + number * SUPERCHUNK_BYTES);
         Ok(Gigabyte::File { file: Arc::clone(&self.file), offset, huge: self.huge })
     }
 
@@ -78,7 +86,7 @@ impl Gigabytes {
         // A memfd keeps what nobody maps any more. One that the kernel does not empty is not handed
         // out again, as it counts as empty.
         if self.growth == Growth::Fixed || self.empty(*offset).is_ok() {
-            self.numbers().free.insert(offset.0 / SUPERCHUNK_BYTES);
+            self.numbers().free.insert((offset.0 - self.start.0) / SUPERCHUNK_BYTES);
         }
     }
 

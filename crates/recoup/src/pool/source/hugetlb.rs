@@ -10,7 +10,7 @@ use recoup_sys::units::{BLOCK, PMD_TABLE_SPAN};
 use recoup_sys::{Bytes, Error, Result};
 
 use super::files::Gigabytes;
-use super::{Arrival, Forking, Gigabyte, Kind, Returns, Source};
+use super::{Arrival, Forking, Gigabyte, Kind, Metadata, Returns, Source};
 
 /// Hugetlb pages, which somebody has set apart before (`recoup pool reserve`, or the boot parameter
 /// `hugepages=`). They are never swapped, split or migrated, and with the vmemmap optimisation their
@@ -111,6 +111,7 @@ unsafe impl Source for HugeTlb {
             arrival: Arrival::Fetched,
             returns: Returns::Extents,
             forking: Forking::Withheld,
+            metadata: Metadata::StructPages,
         }
     }
 

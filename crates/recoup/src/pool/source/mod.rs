@@ -11,7 +11,7 @@ mod files;
 mod hugetlb;
 mod thp;
 
-pub use external::External;
+pub use external::{External, Unfit};
 pub use hugetlb::{HugeTlb, NoSuchPages};
 pub use thp::Thp;
 
@@ -23,6 +23,7 @@ use std::sync::Arc;
 use recoup_core::superchunk::Backing;
 pub use recoup_sys::addresses::Forking;
 use recoup_sys::addresses::Memory;
+pub use recoup_sys::metadata::Metadata;
 use recoup_sys::{Bytes, Result};
 
 /// Memory for pools, a gigabyte at a time.
@@ -77,12 +78,14 @@ pub struct Kind {
     pub returns: Returns,
     /// What a forked child gets of it.
     pub forking: Forking,
+    /// What the kernel knows of its pages.
+    pub metadata: Metadata,
 }
 
 /// How memory comes to stand behind addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
-    /// With the first touch, from the machine's free memory.
+    /// With the first touch, from the machine's free memory or a device that has all of it.
     OnTouch,
     /// From a store that may run dry, where a touch would be met by SIGBUS. So it is fetched when it
     /// is handed out.

@@ -8,7 +8,7 @@ use recoup_sys::{Error, Result};
 use rustix::fs::MemfdFlags;
 
 use super::files::Gigabytes;
-use super::{Arrival, Forking, Gigabyte, Kind, Returns, Source};
+use super::{Arrival, Forking, Gigabyte, Kind, Metadata, Returns, Source};
 
 /// Memory of the machine that needs no privilege and no set-up. It comes in transparent huge pages
 /// where the host has them (`/sys/kernel/mm/transparent_hugepage/enabled` at `always` or `madvise`; for
@@ -66,6 +66,7 @@ unsafe impl Source for Thp {
             arrival: Arrival::OnTouch,
             returns: Returns::Extents,
             forking: self.forking,
+            metadata: Metadata::StructPages,
         }
     }
 

@@ -323,6 +323,7 @@ impl Zone {
         let advice = match (self.kind.arrival, self.kind.backing) {
             (Arrival::Fetched, book::Backing::Used) => FILES,
             (Arrival::Fetched, _) => HUGETLB,
+            (Arrival::OnTouch, book::Backing::Used) => DEVICES,
             (Arrival::OnTouch, _) => ADDRESSES,
         };
         Error::Source { name: self.kind.name, advice, source: error }
@@ -384,4 +385,5 @@ const ADDRESSES: &str =
 /// For an owner whose node has no memory.
 pub(super) const NODES: &str = "name a node with memory: see /sys/devices/system/node/has_memory";
 const FILES: &str = "free some of it, or make room on the file system";
+const DEVICES: &str = "free some of it, or give the pool more of the device";
 const HUGETLB: &str = "free some of it, or set more of these pages apart (recoup pool reserve, or the boot parameter hugepages=)";
