@@ -20,11 +20,12 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use recoup_core::superchunk::Backing;
+pub use recoup_core::superchunk::Backing;
 pub use recoup_sys::addresses::Forking;
 use recoup_sys::addresses::Memory;
+pub use recoup_sys::hugetlb::Change;
 pub use recoup_sys::metadata::Metadata;
-use recoup_sys::{Bytes, Result};
+pub use recoup_sys::{Bytes, Result};
 
 /// Memory for pools, a gigabyte at a time.
 ///
@@ -38,14 +39,14 @@ use recoup_sys::{Bytes, Result};
 /// what is not fetched from a store that may run dry is met by SIGBUS.
 ///
 /// ```compile_fail,E0200
-/// use recoup::pool::source::{Gigabyte, Kind, Source};
+/// use recoup::pool::source::{Gigabyte, Kind, Result, Source};
 ///
 /// #[derive(Debug)]
 /// struct TheSameTwice(std::sync::Arc<std::fs::File>);
 ///
 /// impl Source for TheSameTwice {
 ///     fn kind(&self) -> Kind { unimplemented!() }
-///     fn take(&self) -> recoup_sys::Result<Gigabyte> { unimplemented!() }
+///     fn take(&self) -> Result<Gigabyte> { unimplemented!() }
 ///     fn put_back(&self, _: Gigabyte) {}
 /// }
 /// ```
