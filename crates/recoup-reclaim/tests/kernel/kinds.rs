@@ -223,10 +223,11 @@ fn empty_and_zero_page_tables_are_counted_as_the_kernel_counts_them() {
     let grown = kernel::status_bytes(workload.pid(), "VmPTE") - before;
     let found = report(&workload);
     assert_eq!(found.stuck.zero_tables.0, zero * 4 * KIB);
-    // Those that were empty before may be in use by now.
-    let seen = found.stuck.empty_tables.0;
+    // Those that were empty before may be in use by now. What must be assumed to be needed (devices, the
+    // vdso) may share a table with what is seen: a few too few are told then, never too many.
+    let (seen, made, a_few) = (found.stuck.empty_tables.0, empty * 4 * KIB, 32 * KIB);
     let upper = grown.saturating_sub((empty + zero) * 4 * KIB) + clean.stuck.empty_tables.0;
-    assert!(seen >= empty * 4 * KIB && seen <= empty * 4 * KIB + upper, "{seen}, grown by {grown}");
+    assert!((made - a_few..=made + upper).contains(&seen), "{seen}, grown by {grown}");
     let outcome = reclaim(&workload);
     let tables = outcome.stuck.empty_tables + outcome.stuck.zero_tables;
     assert_eq!(outcome.left_alone.0[&Reason::OnlyFromInside], tables);
