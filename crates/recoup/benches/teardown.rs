@@ -50,8 +50,8 @@ fn at_most(wanted: u64) -> u64 {
 }
 
 /// How long it takes until the memory is free and unmapped.
-fn free_by(workers: Workers, bytes: u64, advice: OwnAdvice) -> Duration {
-    let mut mapping = OwnedMapping::from(full(bytes, advice));
+fn free_by(workers: Workers, region: Region) -> Duration {
+    let mut mapping = OwnedMapping::from(region);
     timed(|| {
         let contents = mapping.contents().into_iter().collect();
         let freed = free_parallel(contents, &Options { workers, progress: None });
@@ -60,8 +60,7 @@ fn free_by(workers: Workers, bytes: u64, advice: OwnAdvice) -> Duration {
     })
 }
 
-fn unmap(bytes: u64, advice: OwnAdvice) -> Duration {
-    let region = full(bytes, advice);
+fn unmap(region: Region) -> Duration {
     timed(|| drop(region))
 }
 
@@ -71,8 +70,8 @@ fn print_two_workers(size: Size) {
     for (name, workers) in [("2 workers", exactly(2)), ("adaptive workers", Workers::default())] {
         let compared = Comparison::run(
             size.pick(5, 1),
-            || free_by(workers, bytes, base),
-            || unmap(bytes, base),
+            || free_by(workers, full(bytes, base)),
+            || unmap(full(bytes, base)),
         );
         let figure = Figure {
             what: &format!("{} MiB of 4 KiB pages freed by {name}, of munmap's time", bytes / MIB),
@@ -96,9 +95,9 @@ fn print_by_workers(size: Size) {
         let times = |run: &dyn Fn() -> Duration| {
             median((0..rounds).map(|_| run().as_secs_f64() * 1e3).collect())
         };
-        let mut row = format!("munmap {:.1} ms", times(&|| unmap(bytes, advice)));
+        let mut row = format!("munmap {:.1} ms", times(&|| unmap(full(bytes, advice))));
         for workers in [1, 2, 4, 8, 16].into_iter().filter(|&w| w <= processors.max(2) * 2) {
-            let time = times(&|| free_by(exactly(workers), bytes, advice));
+            let time = times(&|| free_by(exactly(workers), full(bytes, advice)));
             row += &format!(", {workers} workers {time:.1} ms");
         }
         let what = format!("{} MiB of {name} pages on {processors} processors", bytes / MIB);
@@ -117,7 +116,7 @@ fn print_by_size(size: Size) {
                 continue;
             }
             let times = (0..size.pick(2, 1))
-                .map(|_| free_by(exactly(2), bytes, advice).as_secs_f64() * 1e3);
+                .map(|_| free_by(exactly(2), full(bytes, advice)).as_secs_f64() * 1e3);
             let per_gib = median(times.collect()) * GIB as f64 / bytes as f64;
             row += &format!("{} MiB {per_gib:.1}; ", bytes / MIB);
         }
@@ -133,20 +132,8 @@ fn print_huge_address_spaces(size: Size) {
         (format!("{} MiB in mappings of 64 KiB", gib * 4), &|| cut_up(gib * 4 * MIB)),
     ];
     for (what, make) in layouts {
-        let by_workers = || {
-            let mut mapping = OwnedMapping::from(make());
-            timed(|| {
-                let contents = mapping.contents().into_iter().collect();
-                let options = Options { workers: exactly(2), progress: None };
-                assert!(free_parallel(contents, &options).failures.is_empty());
-                drop(mapping);
-            })
-        };
-        let by_munmap = || {
-            let region = make();
-            timed(|| drop(region))
-        };
-        let compared = Comparison::run(size.pick(3, 1), by_workers, by_munmap);
+        let compared =
+            Comparison::run(size.pick(3, 1), || free_by(exactly(2), make()), || unmap(make()));
         let (subject, baseline) = (compared.subject_ms(), compared.baseline_ms());
         let faster = 1.0 / compared.ratio();
         let times = format!(
@@ -188,7 +175,7 @@ fn print_handed_over(size: Size) {
         job.join().expect("no panic");
         took
     };
-    let compared = Comparison::run(size.pick(5, 1), hand_over, || unmap(bytes, base));
+    let compared = Comparison::run(size.pick(5, 1), hand_over, || unmap(full(bytes, base)));
     let (later, now) = (compared.subject_ms() * 1e3, compared.baseline_ms());
     let what = format!("{} MiB unmapped later: the caller waits", bytes / MIB);
     note(&what, &format!("{later:.0} us against {now:.1} ms"));

@@ -48,9 +48,9 @@ impl Advice {
         }
     }
 
-    /// Whether such memory takes it. Hugetlb pages are never aged, swapped or split, nor is what has no struct
-    /// pages. What comes from a
-    /// store that may run dry stays: a later touch might find nothing, and be met by SIGBUS.
+    /// Whether such memory takes it. Hugetlb pages are never aged, swapped or split, nor is what has
+    /// no struct pages. What comes from a store that may run dry stays: a later touch might find
+    /// nothing, and be met by SIGBUS.
     fn suits(self, kind: Kind) -> bool {
         let in_base_pages = kind.page == recoup_sys::units::PAGE;
         let has_struct_pages = kind.metadata == Metadata::StructPages;
