@@ -5,26 +5,24 @@ use recoup_sys::madvise::{Advice, MAX_RANGES, process_madvise};
 use recoup_sys::region::{OwnAdvice, Region};
 use recoup_sys::units::BLOCK;
 use recoup_sys::{Bytes, Features, PageRange, Pages, Process, Support};
-
-/// The first two numbers of `uname -r`.
-fn release() -> (u32, u32) {
-    let uname = rustix::system::uname();
-    let text = uname.release().to_string_lossy().into_owned();
-    let mut numbers = text.split('.').map(|part| part.parse().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
-}
+use recoup_testkit::kernel;
 
 #[test]
 fn page_tables_are_shown_from_6_7_to_7_2_and_missing_with_words_elsewhere() {
     let features = Features::probe().unwrap();
-    assert_eq!(features.pagemap_scan.works(), release() >= (6, 7), "{:?}", features.pagemap_scan);
-    match (&features.empty_tables, ((6, 7)..(7, 3)).contains(&release())) {
+    assert_eq!(
+        features.pagemap_scan.works(),
+        kernel::version() >= (6, 7),
+        "{:?}",
+        features.pagemap_scan
+    );
+    match (&features.empty_tables, kernel::shows_page_tables()) {
         (Support::Works, true) => {}
         (Support::Missing { why, remedy }, false) => {
             assert!(why.contains("PAGEMAP_SCAN"), "{why}");
             assert!(remedy.contains("6.7"), "{remedy}");
         }
-        (found, shown) => panic!("Linux {:?} (6.7 to 7.2: {shown}): {found:?}", release()),
+        (found, shown) => panic!("Linux {:?} (6.7 to 7.2: {shown}): {found:?}", kernel::version()),
     }
 }
 
@@ -42,7 +40,7 @@ fn mappings_can_be_queried_since_6_11() {
     let features = Features::probe().unwrap();
     assert_eq!(
         features.procmap_query.works(),
-        release() >= (6, 11),
+        kernel::version() >= (6, 11),
         "{:?}",
         features.procmap_query
     );
@@ -52,7 +50,7 @@ fn mappings_can_be_queried_since_6_11() {
 fn huge_pages_come_in_small_sizes_since_6_8_only() {
     let sizes = recoup_sys::thp::Thp::of_host().sizes();
     let small = sizes.iter().any(|size| size.order < recoup_sys::units::PMD_ORDER);
-    assert_eq!(small, release() >= (6, 8), "{sizes:?}");
+    assert_eq!(small, kernel::version() >= (6, 8), "{sizes:?}");
 }
 
 /// Held against the kernel's own count of this process's tables, where it was built to reclaim them.
@@ -60,7 +58,7 @@ fn huge_pages_come_in_small_sizes_since_6_8_only() {
 fn tables_are_reclaimed_by_large_discards_only_since_6_14() {
     let features = Features::probe().unwrap();
     if features.table_reclaim.works() {
-        assert!(release() >= (6, 14), "Linux {:?}", release());
+        assert!(kernel::version() >= (6, 14), "Linux {:?}", kernel::version());
     }
     let tables = || {
         let own = Process::own().unwrap();
