@@ -2,7 +2,7 @@
 //! libraries, optimised a little, since its processor may be an emulated one, and stripped.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
 use serde::Deserialize;
@@ -41,16 +41,57 @@ struct Profile {
 /// What has nothing to do with a kernel: this crate, and what only counts and plans or needs a compiler.
 const NOT_FOR_GUESTS: [&str; 3] = [env!("CARGO_PKG_NAME"), "recoup-core", "recoup-c"];
 
-/// All of the workspace's tests and programs that ask a kernel.
-pub(crate) fn files(target_directory: &Path) -> anyhow::Result<Vec<GuestFile>> {
-    let mut files = Vec::new();
-    for build in [&["build", "--bins"][..], &["test", "--no-run", "--lib", "--bins", "--tests"]] {
-        files.extend(guest_files(&messages(build, target_directory)?)?);
+/// The workspace's tests and programs that ask a kernel, as guests run them.
+#[derive(Debug)]
+pub(crate) struct Built {
+    programs: Vec<GuestFile>,
+    tests: Vec<GuestFile>,
+}
+
+impl Built {
+    /// Builds all of them.
+    pub(crate) fn in_directory(target_directory: &Path) -> anyhow::Result<Self> {
+        let mut files = Vec::new();
+        for build in [&["build", "--bins"][..], &["test", "--no-run", "--lib", "--bins", "--tests"]]
+        {
+            files.extend(guest_files(&messages(build, target_directory)?)?);
+        }
+        // Both builds name the programs.
+        files.sort_by(|one, other| one.path().cmp(other.path()));
+        files.dedup_by(|one, other| one.path() == other.path());
+        let (tests, programs) = files.into_iter().partition(is_test);
+        Ok(Self { programs, tests })
     }
-    // Both builds name the programs.
-    files.sort_by(|one, other| one.path().cmp(other.path()));
-    files.dedup_by(|one, other| one.path() == other.path());
-    Ok(files)
+
+    /// The programs, and the tests that a filter leaves: an initramfs with all of them is too much for a
+    /// guest with little memory.
+    pub(crate) fn for_tests(&self, filter: Option<&str>) -> anyhow::Result<Vec<GuestFile>> {
+        let mut files = self.programs.clone();
+        for test in &self.tests {
+            if match filter {
+                Some(filter) => has_tests(test, filter)?,
+                None => true,
+            } {
+                files.push(test.clone());
+            }
+        }
+        Ok(files)
+    }
+}
+
+fn is_test(file: &GuestFile) -> bool {
+    file.path().split('/').next() == Some(guest::TESTS)
+}
+
+/// Whether any of a program's tests has a name that contains this: it can be asked here too.
+fn has_tests(test: &GuestFile, filter: &str) -> anyhow::Result<bool> {
+    let program = test.source().context("a test is a program of the host")?;
+    let listed = Command::new(program)
+        .args(["--list", "--format", "terse", filter])
+        .output()
+        .with_context(|| format!("cannot start {}", program.display()))?;
+    ensure!(listed.status.success(), "{} does not list its tests", program.display());
+    Ok(!listed.stdout.is_empty())
 }
 
 fn messages(build: &[&str], target_directory: &Path) -> anyhow::Result<String> {

@@ -38,6 +38,14 @@ impl GuestFile {
         &self.path
     }
 
+    /// Where it is on the host, if it is a program.
+    pub(crate) fn source(&self) -> Option<&Path> {
+        match &self.content {
+            Content::Of(path) => Some(path),
+            Content::Text(_) => None,
+        }
+    }
+
     fn read(&self) -> anyhow::Result<Vec<u8>> {
         match &self.content {
             Content::Of(path) => {

@@ -38,6 +38,9 @@ pub(crate) struct VmTest {
     /// Seconds after which a guest is ended and has failed
     #[arg(long, value_name = "SECONDS", default_value_t = 900)]
     timeout: u64,
+    /// How often a guest with failures is run again; the last run counts
+    #[arg(long, value_name = "TIMES", default_value_t = 0)]
+    retries: u32,
     /// Write the answers of the whole matrix to docs/kernels.md
     #[arg(long, conflicts_with_all = ["kernel", "guest", "run", "filter"])]
     write_table: bool,

@@ -6,12 +6,12 @@ use anyhow::{Context, bail, ensure};
 
 use super::accelerator::Accelerator;
 use super::boot::{self, Boot};
-use super::initramfs::GuestFile;
+use super::build::Built;
 use super::kernel::{Kernel, Kernels};
 use super::machine::Machine;
 use super::matrix::{self, Cell};
 use super::results::{Outcome, Reader, Results};
-use super::{VmTest, build, guest, skips, table};
+use super::{VmTest, guest, skips, table};
 
 /// What one guest said.
 pub(crate) struct Report {
@@ -23,7 +23,7 @@ pub(crate) struct Report {
 /// The guest's programs, and where it all is.
 struct Rig<'a> {
     arguments: &'a VmTest,
-    files: Vec<GuestFile>,
+    files: Built,
     directory: PathBuf,
     accelerator: Option<Accelerator>,
 }
@@ -34,12 +34,13 @@ pub(crate) fn run(arguments: &VmTest) -> anyhow::Result<()> {
         bail!("no guest named {unknown}: the names are {names:?}");
     }
     let directory = workspace()?.join("target/vm");
-    let mut rig = Rig { arguments, files: build::files(&directory)?, directory, accelerator: None };
+    let mut rig =
+        Rig { arguments, files: Built::in_directory(&directory)?, directory, accelerator: None };
     let mut kernels = Kernels::new()?;
     let mut reports = Vec::new();
     for cell in matrix::cells(&arguments.kernel, &arguments.guest, arguments.filter.as_deref()) {
         let kernel = kernels.get(&cell.kernel)?;
-        reports.push(rig.run(kernel, &cell)?);
+        reports.push(rig.run_until_passed(&kernel, &cell)?);
     }
     if arguments.write_table {
         table::write(&workspace()?.join("docs/kernels.md"), &reports)?;
@@ -48,12 +49,26 @@ pub(crate) fn run(arguments: &VmTest) -> anyhow::Result<()> {
 }
 
 impl Rig<'_> {
+    /// Runs a guest, and again what failed, as often as was asked for.
+    fn run_until_passed(&mut self, kernel: &Kernel, cell: &Cell) -> anyhow::Result<Report> {
+        let mut report = self.run(kernel.clone(), cell)?;
+        for retry in 1..=self.arguments.retries {
+            let (_, failed, _) = report.results.counts();
+            if failed == 0 {
+                break;
+            }
+            println!("-- {failed} failures: try {} of this guest", retry + 1);
+            report = self.run(kernel.clone(), cell)?;
+        }
+        Ok(report)
+    }
+
     fn run(&mut self, kernel: Kernel, cell: &Cell) -> anyhow::Result<Report> {
         let logs = self.directory.join("guests");
         let accelerator = *self
             .accelerator
             .get_or_insert_with(|| Accelerator::probe(&kernel, &logs.join("probe")));
-        let machine = self.machine(kernel, cell);
+        let machine = self.machine(kernel, cell)?;
         println!(
             "\n== {} ({}), {}: {} CPUs, {} MiB, {}",
             machine.kernel.name,
@@ -89,20 +104,20 @@ impl Rig<'_> {
         Ok(Report { kernel: machine.kernel, guest: cell.guest.name, results })
     }
 
-    fn machine(&self, kernel: Kernel, cell: &Cell) -> Machine {
+    fn machine(&self, kernel: Kernel, cell: &Cell) -> anyhow::Result<Machine> {
         let script = self.arguments.run.clone().unwrap_or_else(|| {
             let demo = cell.filter.as_deref().is_none_or(|filter| "recoup demo".contains(filter));
             guest::tests(cell.filter.as_deref(), demo)
         });
-        Machine {
+        Ok(Machine {
             memory_mib: cell.guest.memory_mib,
             numa_nodes: cell.guest.numa_nodes,
             command_line: cell.guest.words(),
-            files: self.files.clone(),
+            files: self.files.for_tests(cell.filter.as_deref())?,
             script,
             time_limit: self.arguments.time_limit(),
             ..Machine::with(kernel)
-        }
+        })
     }
 }
 
