@@ -17,8 +17,10 @@
 
 #![expect(unsafe_code, reason = "userfaultfd has no safe wrapper, and empty memory is discarded")]
 
-use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, Result};
@@ -29,9 +31,10 @@ use rustix::process::{Pid, getpid};
 use crate::own::{address, length};
 use crate::pagemap::{Pagemap, Query, Run};
 use crate::units::{PageIdx, PageRange, Pages};
+use crate::urgency;
 
-/// Addresses whose mappings stay: the promise that fencing needs.
-#[derive(Debug)]
+/// Addresses whose mappings stay: the promise that fencing needs. A copy is the same promise.
+#[derive(Clone, Debug)]
 pub struct Settled {
     pages: PageRange,
 }
@@ -40,7 +43,7 @@ impl Settled {
     /// The mappings of `pages` stay.
     ///
     /// # Safety
-    /// As long as this value is used for fences, no mapping in this range is unmapped, moved away or
+    /// As long as this value or a copy of it is used for fences, no mapping in this range is unmapped, moved away or
     /// mapped over and its place taken by other memory: not by munmap, mremap and mmap(MAP_FIXED),
     /// nor by an allocator that calls these. Otherwise a discard may hit what has just come to be there.
     /// Unmapping for good, mprotect, madvise, mlock and fork are all fine, and so is whatever happens
@@ -203,7 +206,7 @@ impl Userfault {
         };
         let request = Register { range: pages.into(), mode, ioctls: 0 };
         self.ask::<{ opcode::read_write::<Register>(GROUP, 0) }, _>(request)?;
-        Ok(Fence { fault: self, pages, against, settled: PhantomData })
+        Ok(Fence { fault: self, pages, against, settled, second: None })
     }
 
     fn ask<const CODE: Opcode, T>(&self, mut request: T) -> Result<()> {
@@ -225,7 +228,9 @@ pub struct Fence<'a> {
     pages: PageRange,
     against: Against,
     /// The promise lasts as long as the fence.
-    settled: PhantomData<&'a Settled>,
+    settled: &'a Settled,
+    /// Who frees along.
+    second: Option<Arc<Second>>,
 }
 
 impl Fence<'_> {
@@ -249,34 +254,32 @@ impl Fence<'_> {
     /// `EINVAL` if `part` is not fenced or not made of whole blocks, or `runs` is, and for locked
     /// memory; `EBADF` in a forked child; else those of madvise(2). What was freed before stays freed.
     pub fn free_empty(&self, part: PageRange, runs: &mut [Run]) -> Result<PageIdx> {
-        if part.blocks() != part || self.pages.intersection(part) != part || runs.is_empty() {
-            return Err(Errno::INVAL);
-        }
-        if !self.covers(runs).is_empty() {
-            return Err(Errno::INVAL);
-        }
         if !self.fault.is_usable() {
             return Err(Errno::BADF);
         }
-        let looked = self.fault.pagemap.find(self.query(), part, runs)?;
-        // Not to be taken for looked at: a block that the look left in the middle.
-        let until = looked.looked_until.block_start().max(part.start).min(part.end);
-        let mut start = part.start;
-        for run in looked.runs {
-            let held = run.range().blocks();
-            self.free_gap(PageRange { start, end: held.start })?;
-            start = start.max(held.end);
-        }
-        self.free_gap(PageRange { start, end: until })?;
-        Ok(until.max(start).min(part.end))
+        let look = Look { pagemap: &self.fault.pagemap, query: self.query(), fenced: self.pages };
+        look.at_gaps(part, runs, |gap| self.free_gap(gap))
     }
 
-    /// The fenced pages that these runs lie in.
-    fn covers(&self, runs: &[Run]) -> PageRange {
-        let places = runs.as_ptr_range();
-        let first = PageIdx::containing(places.start.addr() as u64);
-        let last = PageIdx::containing((places.end.addr() as u64).saturating_sub(1));
-        self.pages.intersection(PageRange { start: first, end: last + Pages(1) })
+    /// Lets a second thread free in `part` as well. The fence then stays up until what this returns has
+    /// been dropped: whoever drops the fence first waits for that.
+    ///
+    /// # Errors
+    /// `EINVAL` if `part` is not fenced, or fenced against writes too; `EBUSY` if there is a second, or
+    /// this one is at another fence; `EBADF` if either belongs to another process.
+    pub fn share(&mut self, second: &Arc<Second>, part: PageRange) -> Result<Shared> {
+        if self.against != Against::Additions || self.pages.intersection(part) != part {
+            return Err(Errno::INVAL);
+        }
+        if !self.fault.is_usable() || second.opened_by != getpid() {
+            return Err(Errno::BADF);
+        }
+        // Acquire: with all that it did at the last fence.
+        if self.second.is_some() || second.busy.swap(true, Ordering::Acquire) {
+            return Err(Errno::BUSY);
+        }
+        self.second = Some(Arc::clone(second));
+        Ok(Shared { second: Arc::clone(second), part, settled: self.settled.clone() })
     }
 
     fn query(&self) -> Query {
@@ -292,7 +295,7 @@ impl Fence<'_> {
             return Ok(());
         }
         if self.against == Against::Additions {
-            return Self::free(gap);
+            return free(gap);
         }
         // Only what seems empty is protected, never what is in use. A page of zeros may have been
         // written to since the look, so another one follows.
@@ -304,29 +307,25 @@ impl Fence<'_> {
             let looked = self.fault.pagemap.find(self.query(), left, &mut runs)?;
             let held = looked.runs.first().map(|run| run.range().blocks());
             let held = held.unwrap_or(PageRange { start: left.end, end: left.end });
-            Self::free(PageRange { start: left.start, end: held.start })?;
+            free(PageRange { start: left.start, end: held.start })?;
             left.start = held.end;
         }
         Ok(())
     }
-
-    /// Frees the tables of fenced blocks that were seen empty behind the fence.
-    fn free(empty: PageRange) -> Result<()> {
-        if empty.is_empty() {
-            return Ok(());
-        }
-        // SAFETY: the range is fenced, and was seen since to hold nothing that is not zero; no
-        // thread can have changed that, and `Settled` promises that the mapping is still the same.
-        // Fence and look are of this memory, as `is_usable` has said.
-        unsafe { rustix::mm::madvise(address(empty.start), length(empty), Advice::LinuxDontNeed) }
-    }
 }
+
+/// How often one who waits for his second looks: who asks it himself before never gets that far.
+const GLANCE: Duration = Duration::from_micros(20);
 
 impl Drop for Fence<'_> {
     fn drop(&mut self) {
         // The fence that a forked child inherits is its parent's.
         if !self.fault.is_usable() {
             return;
+        }
+        // Acquire: what the second freed was behind this fence.
+        while self.second.as_ref().is_some_and(|second| second.busy.load(Ordering::Acquire)) {
+            urgency::rest(GLANCE);
         }
         let range = Range::from(self.pages);
         let lifted = self.fault.ask::<{ opcode::read::<Range>(GROUP, 1) }, _>(range);
@@ -338,4 +337,108 @@ impl Drop for Fence<'_> {
             self.fault.file = None;
         }
     }
+}
+
+/// What a thread needs to free behind the fence of another one, at one fence at a time.
+#[derive(Debug)]
+pub struct Second {
+    pagemap: Pagemap,
+    opened_by: Pid,
+    busy: AtomicBool,
+}
+
+impl Second {
+    /// Opens it for this address space.
+    ///
+    /// # Errors
+    /// Those of open(2) for `/proc/self/pagemap`.
+    pub fn open() -> Result<Self> {
+        let busy = AtomicBool::new(false);
+        Ok(Self { pagemap: Pagemap::open_own()?, opened_by: getpid(), busy })
+    }
+}
+
+/// A part of a fenced range for a second thread: the fence stays up until this is dropped. What the
+/// thread itself uses must not lie in the fenced range: it would wait for itself.
+#[derive(Debug)]
+pub struct Shared {
+    second: Arc<Second>,
+    part: PageRange,
+    /// The promise lasts as long as this, too.
+    settled: Settled,
+}
+
+impl Shared {
+    /// As [`Fence::free_empty`] does in its range.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn free_empty(&self, part: PageRange, runs: &mut [Run]) -> Result<PageIdx> {
+        // In a forked child no fence is up.
+        if self.second.opened_by != getpid() {
+            return Err(Errno::BADF);
+        }
+        let fenced = self.part.intersection(self.settled.pages);
+        Look { pagemap: &self.second.pagemap, query: Query::Held, fenced }.at_gaps(part, runs, free)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // Release: all that was freed comes before the fence's end.
+        self.second.busy.store(false, Ordering::Release);
+    }
+}
+
+/// A look behind a fence.
+struct Look<'a> {
+    pagemap: &'a Pagemap,
+    query: Query,
+    fenced: PageRange,
+}
+
+impl Look<'_> {
+    /// Calls for each run of whole blocks in `part` that hold nothing the look is for; returns how far
+    /// it came.
+    fn at_gaps(
+        &self,
+        part: PageRange,
+        runs: &mut [Run],
+        mut at_gap: impl FnMut(PageRange) -> Result<()>,
+    ) -> Result<PageIdx> {
+        let fenced = self.fenced.intersection(part) == part;
+        if part.blocks() != part || !fenced || runs.is_empty() || self.covers(runs) {
+            return Err(Errno::INVAL);
+        }
+        let looked = self.pagemap.find(self.query, part, runs)?;
+        // Not to be taken for looked at: a block that the look left in the middle.
+        let until = looked.looked_until.block_start().max(part.start).min(part.end);
+        let mut start = part.start;
+        for run in looked.runs {
+            let held = run.range().blocks();
+            at_gap(PageRange { start, end: held.start })?;
+            start = start.max(held.end);
+        }
+        at_gap(PageRange { start, end: until })?;
+        Ok(until.max(start).min(part.end))
+    }
+
+    /// Whether these runs lie in the fenced range, at least in part.
+    fn covers(&self, runs: &[Run]) -> bool {
+        let places = runs.as_ptr_range();
+        let first = PageIdx::containing(places.start.addr() as u64);
+        let last = PageIdx::containing((places.end.addr() as u64).saturating_sub(1));
+        !self.fenced.intersection(PageRange { start: first, end: last + Pages(1) }).is_empty()
+    }
+}
+
+/// Frees the tables of fenced blocks that were seen empty behind the fence.
+fn free(empty: PageRange) -> Result<()> {
+    if empty.is_empty() {
+        return Ok(());
+    }
+    // SAFETY: the range is fenced, and was seen since to hold nothing that is not zero; no thread can
+    // have changed that, and `Settled` promises that the mapping is still the same. Fence and look are
+    // of this memory: both callers have asked whether this is the process that opened them.
+    unsafe { rustix::mm::madvise(address(empty.start), length(empty), Advice::LinuxDontNeed) }
 }

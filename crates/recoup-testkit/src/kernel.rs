@@ -1,6 +1,7 @@
 //! What the kernel itself says of a process, read without the code under test.
 
 use std::fs;
+use std::path::PathBuf;
 
 use recoup_sys::{Features, Support};
 
@@ -145,4 +146,13 @@ pub fn with_tables_hidden(features: &Features) -> Features {
 #[must_use]
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
+}
+
+/// The directory in `/proc` of this process's thread with that name, if there is one.
+#[must_use]
+pub fn own_thread(name: &str) -> Option<PathBuf> {
+    let mut threads = fs::read_dir("/proc/self/task").ok()?.flatten().map(|task| task.path());
+    threads.find(|thread| {
+        fs::read_to_string(thread.join("comm")).is_ok_and(|comm| comm.trim_end() == name)
+    })
 }

@@ -2,6 +2,8 @@
 
 #![expect(unsafe_code, reason = "threads share one mapping, each its own pages of it")]
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -40,7 +42,9 @@ fn main() {
                 std::thread::sleep(Duration::from_millis(10));
             }
             let with = Load::run(&region, time, pages, Discards::ItsPages);
-            Round { bare, without, with, outcome: keeper.outcome() }
+            // Watching costs something itself: a run of its own.
+            let asleep = Load::watched(&region, time, pages);
+            Round { bare, without, with, asleep, outcome: keeper.outcome() }
         });
         report(what, &rounds.collect::<Vec<_>>());
     }
@@ -76,6 +80,8 @@ struct Round {
     bare: Load,
     without: Load,
     with: Load,
+    /// With a limit as well: how long accesses slept.
+    asleep: Load,
     outcome: Outcome,
 }
 
@@ -93,6 +99,23 @@ struct Load {
 
 impl Load {
     fn run(region: &Region, time: Duration, pages: usize, discards: Discards) -> Self {
+        Self::by(region, time, |part, ended| part.hammer(pages, discards, ended, Instant::now))
+    }
+
+    /// The same, timed by a clock that stands still while a thread waits for a processor: at a fence it
+    /// sleeps.
+    fn watched(region: &Region, time: Duration, pages: usize) -> Self {
+        Self::by(region, time, |part, ended| {
+            let delay = RunDelay::open();
+            part.hammer(pages, Discards::ItsPages, ended, || Instant::now() - delay.so_far())
+        })
+    }
+
+    fn by(
+        region: &Region,
+        time: Duration,
+        hammer: impl Fn(Part, &AtomicBool) -> Self + Copy + Send + Sync,
+    ) -> Self {
         let (ended, start) = (AtomicBool::new(false), Barrier::new(THREADS + 1));
         std::thread::scope(|scope| {
             let threads: Vec<_> = (0..THREADS)
@@ -101,7 +124,7 @@ impl Load {
                     let (ended, start) = (&ended, &start);
                     scope.spawn(move || {
                         start.wait();
-                        part.hammer(pages, discards, ended)
+                        hammer(part, ended)
                     })
                 })
                 .collect();
@@ -142,6 +165,23 @@ impl Load {
     }
 }
 
+/// How long the calling thread has waited for a processor (`schedstat` of proc_pid(5), since Linux 2.6).
+struct RunDelay(File);
+
+impl RunDelay {
+    fn open() -> Self {
+        Self(File::open("/proc/thread-self/schedstat").expect("CONFIG_SCHED_INFO"))
+    }
+
+    fn so_far(&self) -> Duration {
+        let mut text = [0; 64];
+        let length = self.0.read_at(&mut text, 0).expect("schedstat");
+        let text = std::str::from_utf8(&text[..length]).expect("schedstat");
+        let nanos = text.split(' ').nth(1).and_then(|word| word.parse().ok());
+        Duration::from_nanos(nanos.expect("schedstat"))
+    }
+}
+
 /// One thread's own pages.
 #[derive(Clone, Copy)]
 struct Part {
@@ -158,19 +198,25 @@ impl Part {
     }
 
     /// Over and over: writes some pages of a random block, looks whether they hold it, discards them.
-    fn hammer(self, pages: usize, discards: Discards, ended: &AtomicBool) -> Load {
+    fn hammer(
+        self,
+        pages: usize,
+        discards: Discards,
+        ended: &AtomicBool,
+        clock: impl Fn() -> Instant,
+    ) -> Load {
         let (mut load, mut state) = (Load::default(), 0x9e37_79b9_7f4a_7c15 + self.index);
         while !ended.load(Ordering::Relaxed) {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let random = usize::try_from(state >> 33).unwrap_or(0);
             let first = random % self.blocks * 512 + (random >> 8) % (513 - pages);
             for page in first..first + pages {
-                let began = Instant::now();
+                let began = clock();
                 self.at(page, |place| {
                     // SAFETY: `at` gives a place of this thread's own.
                     unsafe { place.write_volatile(state) }
                 });
-                load.took(began.elapsed());
+                load.took(clock().saturating_duration_since(began));
             }
             for page in first..first + pages {
                 self.at(page, |place| {
@@ -238,14 +284,9 @@ fn report(what: &str, rounds: &[Round]) {
     report_waits(&text, rounds);
 }
 
-/// How long the fences were up, which bounds what a thread waits at one; and how long accesses took,
-/// which also waited for a processor, at times behind a thread that a fence had just let go.
+/// How long the fences were up, how long accesses slept, of which fences are the one reason, and how long
+/// they took with what they waited for a processor, at times behind a thread that a fence had just let go.
 fn report_waits(text: &str, rounds: &[Round]) {
-    let (mut with, mut without) = (Load::default(), Load::default());
-    for round in rounds {
-        without.add(&round.without);
-        with.add(&round.with);
-    }
     let pauses = || rounds.iter().map(|round| round.outcome.pauses);
     let fences: u64 = pauses().map(|pauses| pauses.count()).sum();
     let over: u64 = pauses().map(|pauses| pauses.over_budget).sum();
@@ -253,15 +294,22 @@ fn report_waits(text: &str, rounds: &[Round]) {
     let made = format!("{over} of {fences} fences, longest {:?}", longest.unwrap_or_default());
     let share = over as f64 / fences.max(1) as f64 * 100.0;
     figure(text, "fences up for over 10 ms", share, 0.1, "%", &made);
+    let (mut asleep, mut with, mut without) = (Load::default(), Load::default(), Load::default());
+    for round in rounds {
+        asleep.add(&round.asleep);
+        without.add(&round.without);
+        with.add(&round.with);
+    }
     let share = |load: &Load| load.over_budget as f64 / load.waited().max(1) as f64 * 100.0;
     let shown = |load: &Load| {
         let (over, waited) = (load.over_budget, load.waited());
-        format!("{over} of {waited} waits over 64 us, longest {:?}", load.longest)
+        format!("{over} of {waited} over 64 us, longest {:?}", load.longest)
     };
-    let made = format!("{}; without a limit {}", shown(&with), shown(&without));
-    figure(text, "accesses that waited for over 10 ms", share(&with), 0.1, "%", &made);
-    let accesses = with.over_budget as f64 / with.operations.max(1) as f64 * 100.0;
-    note("of all accesses", &format!("{accesses:.5} %"));
+    figure(text, "accesses that slept for over 10 ms", share(&asleep), 0.1, "%", &shown(&asleep));
+    note(
+        &format!("{text}: accesses that took over 10 ms, with waiting for a processor"),
+        &format!("{:.3} %: {}; without a limit {}", share(&with), shown(&with), shown(&without)),
+    );
 }
 
 fn figure(text: &str, what: &str, value: f64, target: f64, unit: &str, made_from: &str) {

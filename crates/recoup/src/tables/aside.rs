@@ -2,17 +2,25 @@
 
 use recoup_sys::{PageIdx, PageRange, Pages};
 
-/// Ranges of whole blocks that no fence covers.
+/// Ranges of whole blocks that no fence covers; what is not used of them is empty.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Aside([PageRange; 3]);
+pub(super) struct Aside([PageRange; MOST]);
+
+/// Stack, value and room of who sweeps; stack and room of a mate.
+const MOST: usize = 5;
 
 /// How far from here the stack of a sweep can reach, with a lot to spare. What lies above it belongs
 /// to those who wait for the sweep to return.
 const STACK: u64 = 1 << 20;
 
 impl Aside {
-    pub(super) fn new(ranges: [PageRange; 3]) -> Self {
-        Self(ranges.map(PageRange::blocks))
+    /// At most five ranges.
+    pub(super) fn new(ranges: impl IntoIterator<Item = PageRange>) -> Self {
+        let mut all = [PageRange::default(); MOST];
+        let mut ranges = ranges.into_iter();
+        all.iter_mut().zip(&mut ranges).for_each(|(place, range)| *place = range.blocks());
+        debug_assert!(ranges.next().is_none(), "more ranges than there is room for");
+        Self(all)
     }
 
     /// The surroundings of the stack pointer. Threads' stacks are ordinary memory to the kernel.

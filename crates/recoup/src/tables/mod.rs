@@ -27,8 +27,8 @@
 //! must not run signal handlers that touch settled memory: a program that has such blocks these signals
 //! in the thread that steps (a [`Keeper`]'s inherits the mask of the thread that starts it).
 //!
-//! The thread that steps ([`Keeper`]'s, or the companion) asks for the lowest real-time priority
-//! (`SCHED_RR` 1) if it may: a fence that waits for a processor holds up everybody. Where tables are
+//! The threads that step ([`Keeper`]'s two, or the companion) ask for the lowest real-time priority
+//! (`SCHED_RR` 1) if they may: a fence that waits for a processor holds up everybody. Where tables are
 //! needed, sweeps gain nothing and get rarer, until they take some 1.5 % of a processor.
 //!
 //! Left alone: shared memory, files, hugetlb, devices, mappings that cannot be read (`PROT_NONE`), the first
@@ -36,7 +36,12 @@
 //! pages and other markers too) or straddle mappings.
 
 mod aside;
+mod behind;
+mod desk;
 mod keeper;
+mod mate;
+#[cfg(all(test, loom))]
+mod orders;
 mod outcome;
 mod pace;
 mod rest;

@@ -9,12 +9,14 @@ use recoup_sys::own_status::OwnStatus;
 use recoup_sys::pagemap::{Pagemap, Query, Run};
 use recoup_sys::pressure::{self, MemoryPressure};
 use recoup_sys::units::{BLOCK, PAGE_BYTES};
-use recoup_sys::userfault::{Against, Fence, Settled, Userfault};
+use recoup_sys::userfault::{Against, Settled, Userfault};
 use recoup_sys::workroom::{Newcomer, Workroom};
 use recoup_sys::{Bytes, Errno, Features, PageIdx, PageRange, Support};
 
 use super::Outcome;
 use super::aside::Aside;
+use super::behind::{Behind, Left};
+use super::mate::Mate;
 use super::pace::Pace;
 
 /// Why tables can't be swept here, and what to do about it.
@@ -24,6 +26,23 @@ pub struct Refused {
     pub why: String,
     /// The one thing to do for it.
     pub remedy: &'static str,
+}
+
+impl Refused {
+    pub(super) fn thread(error: &std::io::Error) -> Self {
+        Self { why: error.to_string(), remedy: "allow one more thread" }
+    }
+
+    pub(super) fn room(error: &recoup_sys::Error) -> Self {
+        Self { why: error.to_string(), remedy: "allow this process 4 MiB more of address space" }
+    }
+
+    pub(super) fn pagemap(error: Errno) -> Self {
+        Self {
+            why: format!("/proc/self/pagemap: {error}"),
+            remedy: "mount /proc, or raise RLIMIT_NOFILE",
+        }
+    }
 }
 
 impl std::fmt::Display for Refused {
@@ -56,6 +75,8 @@ pub struct Sweeper {
     crew: Crew,
     /// Whose pressure to watch, if any.
     pressure: Option<CString>,
+    /// Who frees along, if anybody.
+    mate: Option<Mate>,
 }
 
 /// What belongs to the process that sweeps.
@@ -120,19 +141,23 @@ impl Sweeper {
         if let Some((why, remedy)) = Support::first_missing(needed) {
             return Err(Refused { why: why.to_owned(), remedy });
         }
-        let room = Workroom::new().map_err(|e| Refused {
-            why: e.to_string(),
-            remedy: "allow this process 4 MiB more of address space",
-        })?;
+        let room = Workroom::new().map_err(|e| Refused::room(&e))?;
         let sight = Sight::of(features);
         let crew = Crew { settled, sight, pace: Pace::new(max_pause), resume: PageIdx(0) };
-        Ok(Self { place: None, room, crew, pressure: None })
+        Ok(Self { place: None, room, crew, pressure: None, mate: None })
     }
 
     /// The same, that also watches memory pressure where the kernel lets it.
     pub(super) fn watching_pressure(mut self) -> Self {
         self.pressure = Some(pressure::nearest_file());
         self
+    }
+
+    /// The same, with a second thread where there is a processor for it. Then a sweep takes locks, and it
+    /// is for the process alone that this was called in.
+    pub(super) fn with_mate(mut self) -> Result<Self, Refused> {
+        self.mate = Mate::start(self.crew.pace.max_pause())?;
+        Ok(self)
     }
 
     /// Opens what sweeping needs, in the process that is to sweep: that with the program in it, or
@@ -200,8 +225,10 @@ impl Sweeper {
         alarm: Bytes,
     ) -> Result<Outcome, Errno> {
         self.place()?;
-        let aside = Aside::new([Aside::stack(), Aside::value(self), self.room.pages()]);
-        let Self { place: Some(place), room, crew, .. } = self else {
+        let own = [Aside::stack(), Aside::value(self), self.room.pages()];
+        let others = self.mate.as_ref().map(Mate::aside).into_iter().flatten();
+        let aside = Aside::new(own.into_iter().chain(others));
+        let Self { place: Some(place), room, crew, mate, .. } = self else {
             return Err(Errno::BADF);
         };
         let before = place.status.page_tables()?;
@@ -209,10 +236,21 @@ impl Sweeper {
         let Place { fault, maps, status, .. } = place;
         let Crew { settled, sight, pace, resume } = crew;
         let from = if mode == Mode::Fencing { *resume } else { PageIdx(0) };
-        let runs = room.runs();
-        let sight = *sight;
-        let mut work =
-            Work { fault, status, settled, sight, pace, resume, runs, aside, goal, alarm, outcome };
+        let (runs, sight, mate) = (room.runs(), *sight, mate.as_ref());
+        let mut work = Work {
+            fault,
+            status,
+            settled,
+            sight,
+            pace,
+            resume,
+            runs,
+            aside,
+            mate,
+            goal,
+            alarm,
+            outcome,
+        };
         let last = PageIdx(u64::MAX);
         for part in
             [PageRange { start: from, end: last }, PageRange { start: PageIdx(0), end: from }]
@@ -246,6 +284,7 @@ struct Work<'a> {
     runs: &'a mut [Run],
     /// What the sweep itself uses, which it must not fence.
     aside: Aside,
+    mate: Option<&'a Mate>,
     goal: Bytes,
     alarm: Bytes,
     outcome: Outcome,
@@ -324,14 +363,16 @@ impl Work<'_> {
     /// Frees what is empty in `slice`, one fence around `cover` after the other, each for as long as
     /// allowed.
     fn fence(&mut self, cover: PageRange, slice: PageRange, against: Against) -> ControlFlow<()> {
-        let mut left = slice;
+        // A second cannot free against writes.
+        let mate = self.mate.filter(|_| against == Against::Additions);
+        let mut left = Left::of(slice);
         while !left.is_empty() && self.fault.is_usable() {
             let began = Instant::now();
             match self.fault.fence(self.settled, cover, against) {
-                Ok(fence) => {
+                Ok(mut fence) => {
                     let before = self.status.page_tables();
                     let mut behind = Behind { pace: self.pace, runs: self.runs, left_alone: 0 };
-                    left.start = behind.free(&fence, left, Instant::now());
+                    left = behind.free(&mut fence, left, mate);
                     self.outcome.left_alone += behind.left_alone;
                     if let (Ok(before), Ok(after)) = (before, self.status.page_tables()) {
                         self.outcome.freed += before.saturating_sub(after);
@@ -343,7 +384,7 @@ impl Work<'_> {
                 }
             }
             self.outcome.pauses.add(began.elapsed(), self.pace.max_pause());
-            *self.resume = left.start;
+            *self.resume = left.start();
             if self.status.page_tables().is_ok_and(|tables| tables <= self.goal) {
                 return ControlFlow::Break(());
             }
@@ -352,34 +393,6 @@ impl Work<'_> {
         }
         // A fence that could not be lifted has closed its descriptor: the next sweep opens another.
         if self.fault.is_usable() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    }
-}
-
-/// What is done while a fence is up.
-struct Behind<'a> {
-    pace: &'a mut Pace,
-    runs: &'a mut [Run],
-    left_alone: u64,
-}
-
-impl Behind<'_> {
-    /// Frees from the start of a fenced area on until the fence's time is over; returns how far that
-    /// was.
-    fn free(&mut self, fence: &Fence<'_>, area: PageRange, began: Instant) -> PageIdx {
-        let mut at = area.start;
-        loop {
-            let part = PageRange { start: at, end: area.end.min(at + self.pace.portion()) };
-            let went = Instant::now();
-            let freed = fence.free_empty(part, self.runs);
-            self.pace.took(went.elapsed());
-            at = freed.unwrap_or_else(|_| {
-                self.left_alone += 1;
-                part.end
-            });
-            if at >= area.end || began.elapsed() >= self.pace.budget() {
-                return at;
-            }
-        }
     }
 }
 

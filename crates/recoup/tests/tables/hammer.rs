@@ -6,10 +6,10 @@ use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use recoup::tables::{Mode, Sweeper};
+use recoup::tables::{Keeper, Limits, Mode, Sweeper};
 use recoup_sys::Bytes;
 use recoup_testkit::numbers::Numbers;
-use recoup_testkit::require;
+use recoup_testkit::{kernel, require};
 
 use crate::arena::{Ending, PAGE, Part, alone, features, fences, region, settled, tables};
 
@@ -162,4 +162,39 @@ fn no_write_is_lost_while_tables_are_swept() {
     println!("{steps} steps, {sweeps} sweeps, longest pause {longest:?}, most tables {most}");
     assert_eq!(lost, 0, "of {steps} steps");
     assert!(steps > 1000 && sweeps > 0, "{steps} {sweeps}");
+}
+
+/// How long the thread of this process with this name has had a processor, as the kernel says.
+fn processor_time(name: &str) -> Option<Duration> {
+    let thread = kernel::own_thread(name)?;
+    let schedstat = std::fs::read_to_string(thread.join("schedstat")).unwrap();
+    Some(Duration::from_nanos(schedstat.split(' ').next()?.parse().unwrap()))
+}
+
+#[test]
+fn no_write_is_lost_while_a_keeper_and_its_mate_free_behind_one_fence() {
+    let _turn = alone();
+    require!(
+        fences(&features()),
+        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
+    );
+    let region = region(8192);
+    let max_pause = Limits::DEFAULT_MAX_PAUSE;
+    // Every fence is worth sharing, and one follows the other.
+    let limits = Limits { soft: Bytes(1 << 20), hard: Bytes(4 << 20), max_pause };
+    let keeper = Keeper::start(settled(region.pages()), limits, &features()).unwrap();
+    let (mut most, mut time) = (0, None);
+    let (lost, steps) = hammer(&region, Duration::from_secs(4), || {
+        most = most.max(tables());
+        time = processor_time("recoup-tables/2");
+        std::thread::sleep(Duration::from_millis(1));
+    });
+    let outcome = keeper.outcome();
+    println!("{steps} steps, mate {time:?}, most tables {most}: {outcome:?}");
+    assert_eq!(lost, 0, "of {steps} steps");
+    assert!(steps > 1000 && outcome.freed > Bytes::ZERO, "{steps} {outcome:?}");
+    // To start and to wait takes it less than a tenth of that.
+    assert!(time.is_some_and(|time| time > Duration::from_millis(5)), "the mate ran for {time:?}");
+    drop(keeper);
+    assert_eq!(processor_time("recoup-tables/2"), None, "its thread is still there");
 }

@@ -9,4 +9,5 @@ mod hammer;
 mod limits;
 mod own;
 mod pressure;
+mod second;
 mod sweeps;

@@ -20,7 +20,7 @@ const LONGEST: u32 = 8;
 const SHIFTS: std::ops::Range<u32> = 0..8;
 
 /// Runs it in a forked child, which is killed if it takes long; whether it returned true.
-fn child(work: impl FnOnce() -> bool) -> bool {
+pub(crate) fn child(work: impl FnOnce() -> bool) -> bool {
     // SAFETY: the child has a copy of this thread alone, and ends by `_exit`.
     let child = unsafe { libc::fork() };
     assert!(child >= 0);
