@@ -10,6 +10,7 @@ pub mod kernel;
 pub mod numbers;
 pub mod ratio;
 pub mod require;
+pub mod tracer;
 pub mod workload;
 
 pub use figure::{Figure, Size};

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use recoup_sys::blockset::BlockSet;
-use recoup_sys::{PageIdx, PageRange, Pages};
+use recoup_sys::{Bytes, PageIdx, PageRange, Pages};
 
 /// How long it is believed that a block is what it was. khugepaged may make a huge page of base
 /// pages; its own pause between two scans is ten seconds.
@@ -154,7 +154,27 @@ impl Book {
     /// Somebody is about to split the block: hands its holes to whoever does, who must call
     /// [`Book::end_split`]. Nothing if it is not holed, or something of it is being given back.
     pub(super) fn begin_split(&mut self, block: PageIdx) -> Option<BlockSet> {
-        let entry = self.entries.get_mut(&block).filter(|entry| entry.under_way == 0)?;
+        self.entries.get(&block).filter(|entry| entry.under_way == 0)?;
+        self.hand_out(block)
+    }
+
+    /// The same for the block with the most holes.
+    pub(super) fn begin_fullest(&mut self) -> Option<(PageIdx, BlockSet)> {
+        let block = self.fullest()?;
+        Some((block, self.begin_split(block)?))
+    }
+
+    /// The same for a block of which something is about to be given back, if more than `bound` waits
+    /// with that: split before, it leaves nothing behind.
+    pub(super) fn begin_early_split(&mut self, block: PageIdx, bound: Bytes) -> Option<BlockSet> {
+        if self.waiting.bytes() <= bound {
+            return None;
+        }
+        self.hand_out(block)
+    }
+
+    fn hand_out(&mut self, block: PageIdx) -> Option<BlockSet> {
+        let entry = self.entries.get_mut(&block)?;
         let Block::Holed(holes) = entry.block else { return None };
         entry.block = Block::Split;
         self.by_holes.remove(&(holes.count(), block));
@@ -283,6 +303,24 @@ mod tests {
         book.gave_back(BLOCK, Due::Now);
         assert_eq!(book.waiting(), Pages(0), "all is gone");
         assert_eq!(book.note(pages(0, 1), NOW), Seen::Unsure);
+    }
+
+    #[test]
+    fn what_would_be_too_much_is_split_before_it_is_given_back() {
+        let mut book = holed(&[(0, 100)]);
+        book.note(pages(100, 20), NOW);
+        assert_eq!(book.begin_early_split(BLOCK, Pages(120).bytes()), None);
+        let holes = book.begin_early_split(BLOCK, Pages(119).bytes()).expect("a holed block");
+        assert_eq!((book.waiting(), holes.count()), (Pages(120), 120));
+        book.end_split(&holes);
+        assert_eq!(book.waiting(), Pages(0));
+        // Base pages leave nothing behind.
+        book.note(pages(200, 20), NOW);
+        assert_eq!(
+            (book.gave_back(BLOCK, Due::Sometime), book.waiting()),
+            (Due::Sometime, Pages(0))
+        );
+        assert_eq!(book.begin_early_split(BLOCK, Bytes(0)), None);
     }
 
     #[test]

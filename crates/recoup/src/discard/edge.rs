@@ -1,9 +1,10 @@
 //! Where the ends of a range cut a 2 MiB block: the only places where a discard leaves a part of a
 //! huge page behind.
 
+use recoup_sys::blockset::BlockSet;
 use recoup_sys::thp::Thp;
 use recoup_sys::units::{BLOCK, PMD_ORDER};
-use recoup_sys::{PageIdx, PageRange, Pages, own};
+use recoup_sys::{Errno, PageIdx, PageRange, Pages, own};
 
 /// The part of a range that lies in a block which is not all in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +38,27 @@ pub(super) fn mapped_page(block: PageIdx, suits: impl Fn(usize) -> bool) -> Opti
     Some(block + Pages(index as u64))
 }
 
+/// Ages one page of a block that is in memory and whose position `suits`, so that its huge page is split.
+/// The kernel passes one over in silence that something else holds for a moment, and another thread may
+/// discard just this page: so it takes two tries, of which the second costs nothing much if the first did
+/// it.
+pub(super) fn age_one(
+    block: PageIdx,
+    suits: impl Fn(usize) -> bool,
+) -> std::result::Result<(), Errno> {
+    (0..2).try_for_each(|_| mapped_page(block, &suits).map_or(Ok(()), own::age_bare))
+}
+
 impl Edge {
+    /// Splits the huge page of which something is about to be given back, and was before: `holes` has
+    /// both.
+    pub(super) fn age_uncut(self, holes: &BlockSet) -> std::result::Result<(), Errno> {
+        let start = self.block();
+        age_one(start, |index| {
+            self.released.contains(start + Pages(index as u64)) || !holes.has(index)
+        })
+    }
+
     /// The block that is cut.
     pub(super) fn block(self) -> PageIdx {
         self.released.start.block_start()

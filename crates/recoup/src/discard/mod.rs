@@ -6,9 +6,12 @@
 //!
 //! # What is guaranteed
 //! - No byte changes outside of what was [`Released`].
-//! - After a call with [`SplitPolicy::Sync`] none of its pages is still charged for want of a split, and
-//!   after one with [`SplitPolicy::Bounded`] no more than the bound of all pages given to this
-//!   discarder. While several threads are in such calls, each can add what it gives back at that moment.
+//! - After a call with [`SplitPolicy::Sync`] none of its pages is still charged for want of a split.
+//! - With [`SplitPolicy::Bounded`] never more than the bound is, of all pages given to this discarder,
+//!   however many threads call: room is made before pages are given back, and where there is none to be
+//!   made (others are giving back all that waits, or a piece is larger than the bound), their
+//!   huge page is split before. Only where several threads give back parts of one and the same huge page
+//!   at that moment, all but the first can add theirs until its split is over.
 //! - Except: what the kernel refuses to split (huge pages that are locked, pinned, or shared with a forked
 //!   child); and huge pages of which a part was unmapped without this discarder (by
 //!   [`SplitPolicy::Deferred`], `munmap`, or before the discarder was made), of which four pages are
@@ -44,7 +47,7 @@ use recoup_sys::blockset::BlockSet;
 use recoup_sys::own;
 use recoup_sys::pagemap::Pagemap;
 use recoup_sys::units::BLOCK;
-use recoup_sys::{Bytes, Errno, PageIdx, PageRange};
+use recoup_sys::{Bytes, PageIdx, PageRange};
 
 pub use owned::{OwnedRange, table_reclaim};
 pub use queue::SplitQueue;
@@ -137,7 +140,7 @@ impl Discarder {
             SplitPolicy::Sync | SplitPolicy::Deferred => Bytes(u64::MAX),
         };
         // Before the pages are unmapped, so that the bound holds then, too.
-        let others = self.split_beyond(bound);
+        let others = self.split_beyond(bound).and(self.split_early(&edges, bound));
         let discarded = released.discard();
         let due = if policy == SplitPolicy::Sync { Due::Now } else { Due::Sometime };
         let mut split = Ok(());
@@ -252,8 +255,7 @@ impl Discarder {
         let Some((queue, keep)) = self.helper.get() else { return };
         queue.slots.collect(|holes| book.end_split(&holes));
         while book.waiting_unoffered().bytes() > *keep {
-            let Some(block) = book.fullest() else { return };
-            let Some(holes) = book.begin_split(block) else { return };
+            let Some((block, holes)) = book.begin_fullest() else { return };
             if !queue.slots.offer(block, &holes) {
                 book.end_split(&holes);
                 book.keep_holes(block, &holes);
@@ -280,14 +282,29 @@ impl Discarder {
                 if book.waiting().bytes() <= bound {
                     return result;
                 }
-                let next = book.fullest().and_then(|block| Some((block, book.begin_split(block)?)));
-                match next.or_else(|| self.take_back(&mut book)) {
+                match book.begin_fullest().or_else(|| self.take_back(&mut book)) {
                     Some(next) => next,
                     None => return result,
                 }
             };
             result = result.and(self.split_now(block, &holes));
         }
+    }
+
+    /// Splits what is cut at these ends before that is given back, if it would be too much with all else
+    /// that waits and that nobody can split now: by then others may be giving it back, too.
+    fn split_early(&self, edges: &[Option<(Edge, Seen)>; 2], bound: Bytes) -> Result<()> {
+        let mut result = Ok(());
+        for &(edge, _) in edges.iter().flatten() {
+            let holes = self.book().begin_early_split(edge.block(), bound);
+            if let Some(holes) = holes {
+                let aged = edge.age_uncut(&holes);
+                self.book().end_split(&holes);
+                let refused = |e| Error::os("split", edge.block().to_string(), e);
+                result = result.and(aged.map_err(refused));
+            }
+        }
+        result
     }
 
     /// What the helper has not done yet, if more than the bound waits.
@@ -312,16 +329,9 @@ impl Discarder {
             book.forget(PageRange::starting_at(block, BLOCK.whole_pages()));
             return Ok(());
         }
-        let result = age_one(block, holes).and_then(|()| age_one(block, holes));
+        // A page that was given back and written since is a base page.
+        let aged = edge::age_one(block, |index| !holes.has(index));
         self.book().end_split(holes);
-        result.map_err(|e| Error::os("split", block.to_string(), e))
+        aged.map_err(|e| Error::os("split", block.to_string(), e))
     }
-}
-
-/// Ages one page of a huge page with these holes. The kernel passes one over in silence that something
-/// else holds for a moment, and another thread may discard just this page: so it takes two tries, of
-/// which the second costs nothing much if the first did it.
-fn age_one(block: PageIdx, holes: &BlockSet) -> std::result::Result<(), Errno> {
-    // A page that was given back and written since is a base page.
-    edge::mapped_page(block, |index| !holes.has(index)).map_or(Ok(()), own::age_bare)
 }

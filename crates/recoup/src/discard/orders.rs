@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use loom::sync::Mutex;
 use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,6 +13,7 @@ use recoup_sys::blockset::BlockSet;
 use recoup_sys::{Bytes, PageIdx, PageRange, Pages};
 
 use super::bell::{Bell, Call};
+use super::book::{Book, Due, Mapped};
 use super::slots::Slots;
 
 const BLOCK: PageIdx = PageIdx(512);
@@ -101,14 +103,14 @@ fn a_block_that_is_offered_anew_is_not_taken_for_the_first_one() {
 }
 
 /// Bytes that wait, in place of a book.
-type Book = Mutex<u64>;
+type Waiting = Mutex<u64>;
 
 fn quiet(waiting: &mut u64) -> bool {
     *waiting == 0
 }
 
 /// Something is given back: what a discarder does in `close`, and then.
-fn give_back(book: &Book, bell: &Bell) {
+fn give_back(book: &Waiting, bell: &Bell) {
     let waiting = {
         let mut book = book.lock().unwrap();
         *book += 1;
@@ -118,7 +120,7 @@ fn give_back(book: &Book, bell: &Bell) {
 }
 
 /// A worker that leaves after its first work, or when it is told to: whether it has worked.
-fn work_once(book: &Book, bell: &Bell) -> Call {
+fn work_once(book: &Waiting, bell: &Bell) -> Call {
     let call = bell.sleep(book.lock().unwrap(), quiet);
     if call == Call::Work {
         *book.lock().unwrap() = 0;
@@ -176,5 +178,65 @@ fn the_next_worker_hears_its_own_bell() {
         shared.1.vacate();
         discarder.join().unwrap();
         second.join().unwrap();
+    });
+}
+
+/// Two huge pages as the kernel has them: whether they are split, and pages stuck in each.
+#[derive(Default)]
+struct Kernel([(bool, u64); 2]);
+
+impl Kernel {
+    fn discard(&mut self, block: usize, pages: u64, bound: u64) {
+        let (split, stuck) = &mut self.0[block];
+        *stuck += if *split { 0 } else { pages };
+        let all = self.0[0].1 + self.0[1].1;
+        assert!(all <= bound, "{all} pages are stuck");
+    }
+
+    fn split(&mut self, block: PageIdx) {
+        self.0[usize::try_from(block.0 / 512).unwrap()] = (true, 0);
+    }
+}
+
+/// What a discarder does with a part of a huge page, in its order.
+fn give_back_within(shared: &(Mutex<Book>, Mutex<Kernel>), block: usize, pages: u64, bound: u64) {
+    let (book, kernel) = shared;
+    let now = Duration::ZERO;
+    let start = PageIdx(block as u64 * 512);
+    let room = |book: &mut Book| {
+        let too_much = book.waiting() > Pages(bound);
+        if too_much { book.begin_fullest() } else { None }
+    };
+    let split = |block: PageIdx, holes: &BlockSet| {
+        kernel.lock().unwrap().split(block);
+        book.lock().unwrap().end_split(holes);
+    };
+    let make_room = || loop {
+        let next = room(&mut book.lock().unwrap());
+        let Some((block, holes)) = next else { return };
+        split(block, &holes);
+    };
+    book.lock().unwrap().see(start, Mapped::Whole, now);
+    book.lock().unwrap().note(PageRange::starting_at(start, Pages(pages)), now);
+    make_room();
+    let early = book.lock().unwrap().begin_early_split(start, Pages(bound).bytes());
+    if let Some(holes) = early {
+        split(start, &holes);
+    }
+    kernel.lock().unwrap().discard(block, pages, bound);
+    book.lock().unwrap().gave_back(start, Due::Sometime);
+    make_room();
+}
+
+#[test]
+fn two_who_give_back_at_once_stay_within_their_bound_at_every_moment() {
+    explore(|| {
+        let shared = Arc::new((Mutex::new(Book::default()), Mutex::new(Kernel::default())));
+        let other = {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || give_back_within(&shared, 1, 300, 400))
+        };
+        give_back_within(&shared, 0, 200, 400);
+        other.join().unwrap();
     });
 }

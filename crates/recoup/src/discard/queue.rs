@@ -1,6 +1,7 @@
 //! Splits that another task does: the companion, which shares nothing with this program's threads but
 //! memory, and so neither takes a lock nor allocates.
 
+use super::edge::age_one;
 use super::slots::Slots;
 
 /// Blocks that can be offered at a time.
@@ -25,7 +26,7 @@ impl SplitQueue {
         self.slots.serve(|first, holes| {
             // Ageing changes no byte, whichever page it is. What is refused is refused to everybody;
             // it counts as tried.
-            let _ = super::age_one(first, holes).and_then(|()| super::age_one(first, holes));
+            let _ = age_one(first, |index| !holes.has(index));
         })
     }
 }

@@ -9,5 +9,4 @@ mod ends;
 mod killed;
 mod refused;
 mod stepped;
-mod tracer;
 mod unnoticed;

@@ -13,8 +13,8 @@
 use std::os::unix::process::ExitStatusExt;
 
 use crate::common::{CGROUP, Victim, eventually};
-use crate::tracer::{Call, Moment, Tracee};
 use recoup_testkit::numbers::Numbers;
+use recoup_testkit::tracer::{Call, Moment, Tracee};
 use recoup_testkit::workload::charge;
 use recoup_testkit::{HostSetting, kernel, require};
 

@@ -5,19 +5,23 @@ use std::time::{Duration, Instant};
 
 use recoup::SplitPolicy::{Bounded, Deferred, Sync};
 use recoup::discard::{Discarder, SplitPolicy, Worker};
+use recoup_sys::cgroup::OwnCgroup;
 use recoup_sys::own::Backing;
 use recoup_sys::region::{OwnAdvice, Region};
 use recoup_sys::units::BLOCK;
 use recoup_sys::{Bytes, Pages};
 use recoup_testkit::numbers::Numbers;
-use recoup_testkit::workload::InOwnCgroup;
-use recoup_testkit::{HostSetting, HugePages, kernel, require};
+use recoup_testkit::tracer::{Moment, Tracee};
+use recoup_testkit::workload::{InOwnCgroup, charge, own_cgroup};
+use recoup_testkit::{HostSetting, HugePages, Workload, kernel, require};
 
 use crate::common::{HUGE_PAGES, MIB, PER_BLOCK, fill, huge, mark, marked, smaps};
 
 const THPS: u64 = 64;
 /// What charges may err by: each CPU keeps up to 64 pages in stock.
 const SLACK: u64 = 2 * MIB;
+/// The same where a single huge page's half has to be seen: no more than two CPUs have stocks there.
+const WITHIN: u64 = MIB / 4 * 3;
 
 /// Gives back all but the first page of each huge page, in three pieces, and says by how much the
 /// charge fell.
@@ -176,6 +180,46 @@ fn with_a_bound_no_more_than_that_is_ever_stuck() {
     assert!(most <= bound + SLACK, "{most} bytes were stuck");
     assert!(waited > bound / 2, "the bound was never near: {waited}");
     assert!(most > SLACK, "nothing was ever stuck: this shows nothing");
+}
+
+/// The most that is stuck before any of a victim's system calls while it gives back a half of each of its
+/// huge pages; how many calls it makes.
+fn most_stuck(victim: &mut Workload, cgroup: &OwnCgroup, bound: u64) -> (u64, u64) {
+    let mapped = |victim: &Workload| kernel::smaps_bytes(victim.pid(), "Rss");
+    // Before it came into this cgroup, it was charged elsewhere.
+    let (charged, had) = (charge(cgroup), mapped(victim));
+    let mut program = Tracee::seize(victim.pid());
+    victim.send(&format!("give-back-within {bound}"));
+    let mut most = 0;
+    let stops = program.run_to(Moment { stops: u64::MAX, steps: 0 }, |call| {
+        let fell = had.saturating_sub(mapped(victim));
+        most = most.max((charge(cgroup) + fell).saturating_sub(charged));
+        call.number == libc::SYS_write && call.arguments[0] == 1
+    });
+    program.let_go();
+    assert_eq!(victim.any_answer(), Ok(String::new()));
+    (most, stops)
+}
+
+#[test]
+fn a_bound_holds_within_a_call_too() {
+    const BLOCKS: u64 = 8;
+    require!(kernel::is_root(), "root");
+    let _thp = HostSetting::huge_pages("madvise");
+    let cgroup = own_cgroup("within");
+    require!(cgroup.is_some(), "a memory cgroup of its own");
+    let cgroup = cgroup.expect("just looked");
+    let mut victim = Workload::start_program("recoup-victim");
+    cgroup.add(victim.pid()).expect("the victim can be moved");
+    for bound in [0, MIB / 2, 3 * MIB] {
+        require!(victim.tell(&format!("holed {BLOCKS}")) == "true", HUGE_PAGES);
+        let (most, stops) = most_stuck(&mut victim, &cgroup, bound);
+        println!("{most} bytes stuck at most at {stops} stops, bound {bound}");
+        assert!(stops > 2 * BLOCKS, "{stops}");
+        assert!(most <= bound + WITHIN, "{most} bytes were stuck, bound {bound}");
+    }
+    assert_eq!(victim.tell("check-holed"), "0");
+    victim.kill();
 }
 
 #[test]

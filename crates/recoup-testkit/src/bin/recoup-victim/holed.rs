@@ -1,6 +1,6 @@
 //! Huge pages of which all but the first page is given back, while a companion splits them: `holed`
 //! makes them and answers whether they are huge, `arm-splits` arms the companion, `give-back` does so,
-//! `waiting` answers the bytes that wait for a split, `split-rest` splits them itself, `check-holed` counts
+//! `give-back-within` gives back a half of each with so many bytes as the bound, `waiting` answers the bytes that wait for a split, `split-rest` splits them itself, `check-holed` counts
 //! wrong values.
 
 use std::sync::Arc;
@@ -54,6 +54,15 @@ impl Holed {
             let released = self.region.release(page + Pages(1), rest);
             let unbounded = SplitPolicy::Bounded(Bytes(u64::MAX));
             self.discarder.discard(released, unbounded).map_err(|e| e.to_string())?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn give_back_within(&mut self, bound: Bytes) -> Result<(), String> {
+        for page in Self::kept(self.blocks) {
+            let half = self.region.release(page + Pages(1), Pages(PAGES_PER_BLOCK as u64 / 2));
+            let bounded = SplitPolicy::Bounded(bound);
+            self.discarder.discard(half, bounded).map_err(|e| e.to_string())?;
         }
         Ok(())
     }

@@ -155,6 +155,11 @@ impl State {
             ["give-back"] => {
                 self.holed.as_mut().ok_or("nothing holed")?.give_back().map(|()| String::new())
             }
+            ["give-back-within", bytes] => {
+                let bound = bytes.parse().map_err(|e| format!("{bytes}: {e}"))?;
+                let holed = self.holed.as_mut().ok_or("nothing holed")?;
+                holed.give_back_within(Bytes(bound)).map(|()| String::new())
+            }
             ["waiting"] => Ok(self.holed.as_mut().map_or(0, Holed::waiting).to_string()),
             ["split-rest"] => {
                 let left = self.holed.as_ref().ok_or("nothing holed")?.split_rest()?;

@@ -9,7 +9,7 @@ use libc::c_long;
 /// A traced task, which is stopped but where a function here lets it run. Whatever happens to the test,
 /// it doesn't outlive the thread that traces it, unless it was let go.
 #[derive(Debug)]
-pub(crate) struct Tracee {
+pub struct Tracee {
     pid: i32,
     /// To be delivered when it goes on.
     signal: i32,
@@ -18,14 +18,17 @@ pub(crate) struct Tracee {
 
 /// A system call that is about to be made.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Call {
-    pub(crate) number: c_long,
-    pub(crate) arguments: [u64; 6],
+pub struct Call {
+    /// Which one (`SYS_*`).
+    pub number: c_long,
+    /// What it is given.
+    pub arguments: [u64; 6],
 }
 
 impl Call {
     /// Whether it is ioctl(2) with this request.
-    pub(crate) fn is_ioctl(&self, request: u64) -> bool {
+    #[must_use]
+    pub fn is_ioctl(&self, request: u64) -> bool {
         self.number == libc::SYS_ioctl && self.arguments[1] == request
     }
 }
@@ -44,16 +47,20 @@ enum Stop {
 
 /// Where a task is to be killed.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Moment {
+pub struct Moment {
     /// After so many stops before and after its system calls.
-    pub(crate) stops: u64,
+    pub stops: u64,
     /// And then so many instructions.
-    pub(crate) steps: u64,
+    pub steps: u64,
 }
 
 impl Tracee {
     /// Stops a running task, in the midst of whatever it does.
-    pub(crate) fn seize(pid: i32) -> Self {
+    ///
+    /// # Panics
+    /// If it cannot be traced.
+    #[must_use]
+    pub fn seize(pid: i32) -> Self {
         let options =
             libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_TRACECLONE | libc::PTRACE_O_EXITKILL;
         let mut tracee = Self::of(pid);
@@ -70,7 +77,11 @@ impl Tracee {
     /// Runs until it has made a companion; that one has not yet run an instruction.
     ///
     /// Companions ask not to be traced with whoever makes them. That wish is taken out of the call.
-    pub(crate) fn companion(&mut self) -> Self {
+    ///
+    /// # Panics
+    /// If it ends before.
+    #[must_use]
+    pub fn companion(&mut self) -> Self {
         loop {
             match self.go(libc::PTRACE_SYSCALL) {
                 Stop::Before(call) if call.number == libc::SYS_clone => {
@@ -92,7 +103,7 @@ impl Tracee {
 
     /// Runs to a moment, or until `over` says so of a call that is about to be made, or until it ends.
     /// Returns how many stops before and after system calls there were.
-    pub(crate) fn run_to(&mut self, moment: Moment, mut over: impl FnMut(&Call) -> bool) -> u64 {
+    pub fn run_to(&mut self, moment: Moment, mut over: impl FnMut(&Call) -> bool) -> u64 {
         let mut made = 0;
         while made < moment.stops {
             match self.go(libc::PTRACE_SYSCALL) {
@@ -121,7 +132,7 @@ impl Tracee {
     }
 
     /// Kills it (SIGKILL), and waits for its end: until then its parent does not see that.
-    pub(crate) fn kill(mut self) {
+    pub fn kill(mut self) {
         if !self.ended {
             // SAFETY: takes numbers. The task was not yet waited for, so its number is still its own.
             unsafe { libc::kill(self.pid, libc::SIGKILL) };
@@ -132,7 +143,10 @@ impl Tracee {
     }
 
     /// Lets it run on, untraced.
-    pub(crate) fn let_go(self) {
+    ///
+    /// # Panics
+    /// If it has ended.
+    pub fn let_go(self) {
         self.request(libc::PTRACE_DETACH, 0, self.signal.cast_unsigned() as usize);
     }
 
