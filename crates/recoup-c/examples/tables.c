@@ -13,6 +13,12 @@
 enum { PAGE = 4096, BLOCK = 2 << 20, BLOCKS = 2048 };
 static const size_t LENGTH = (size_t)BLOCK * BLOCKS;
 
+/* Only what one has mapped oneself: this mapping stays as it is until all is over. */
+static recoup_settled settled(const char *memory) {
+    return (recoup_settled){.start = memory, .length = LENGTH,
+                            .promise = RECOUP_MAPPINGS_PLAIN, .huge = RECOUP_HUGE_UNWANTED};
+}
+
 /* Bytes of page tables, as the kernel says. */
 static long tables(void) {
     char line[200];
@@ -44,7 +50,8 @@ static int sweep(char *memory, long before) {
     char reason[200];
     recoup_sweeper *sweeper;
     recoup_swept swept;
-    if (recoup_sweeper_new(memory, LENGTH, 0, &sweeper, reason, sizeof reason)) return 1;
+    recoup_settled pages = settled(memory);
+    if (recoup_sweeper_new(&pages, 0, &sweeper, reason, sizeof reason)) return 1;
     fill(memory);
     long full = tables();
     if (recoup_sweep(sweeper, RECOUP_LOOKING, 0, &swept) || !few_soon(before + (1 << 20))) return 1;
@@ -59,8 +66,9 @@ static int step(char *memory, long before) {
     recoup_limits limits = {.soft = 1 << 20, .hard = 64 << 20};
     recoup_regulator *regulator;
     recoup_swept swept;
+    recoup_settled pages = settled(memory);
     uint64_t wait_us;
-    if (recoup_regulator_new(memory, LENGTH, &limits, &regulator, NULL, 0)) return 1;
+    if (recoup_regulator_new(&pages, &limits, &regulator, NULL, 0)) return 1;
     fill(memory);
     for (int i = 0; i < 1000 && tables() > before + (2 << 20); i++) {
         if (recoup_regulator_step(regulator, &swept, &wait_us)) return 1;
@@ -76,7 +84,8 @@ static int keep(char *memory, long before) {
     recoup_limits limits = {.soft = 1 << 20, .hard = 64 << 20};
     recoup_keeper *keeper;
     recoup_swept swept;
-    if (recoup_keeper_start(memory, LENGTH, &limits, &keeper, NULL, 0)) return 1;
+    recoup_settled pages = settled(memory);
+    if (recoup_keeper_start(&pages, &limits, &keeper, NULL, 0)) return 1;
     fill(memory);
     if (!few_soon(before + (2 << 20)) || recoup_keeper_outcome(keeper, &swept)) return 1;
     printf("a keeper: %ld bytes are left after %llu sweeps\n", tables(), (unsigned long long)swept.sweeps);
@@ -85,7 +94,6 @@ static int keep(char *memory, long before) {
 }
 
 int main(void) {
-    /* Only what one has mapped oneself: this mapping stays until all is over. */
     char *memory = mmap(NULL, LENGTH, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) return 1;
@@ -93,7 +101,8 @@ int main(void) {
 
     char reason[200];
     recoup_sweeper *sweeper;
-    int error = recoup_sweeper_new(memory, LENGTH, 0, &sweeper, reason, sizeof reason);
+    recoup_settled pages = settled(memory);
+    int error = recoup_sweeper_new(&pages, 0, &sweeper, reason, sizeof reason);
     if (error) {
         printf("no sweeps here: %s (%s)\n", reason, strerror(error));
         return sweeper != NULL;

@@ -56,6 +56,20 @@
 #define RECOUP_FENCING 1
 #endif
 
+#if defined(__x86_64__)
+// The mappings stay: as long as they are swept, none is unmapped, moved away or mapped over *and its place
+// taken by other memory*: not by munmap, mremap and mmap(MAP_FIXED), nor by an allocator that calls these,
+// as most do. So it is for ranges that one has mapped oneself.
+#define RECOUP_MAPPINGS_STAY 0
+#endif
+
+#if defined(__x86_64__)
+// They stay, and are plain: private anonymous memory, readable and writable, mapped with MAP_NORESERVE, with
+// no other attributes than `huge` says, no memory policy either, and nobody calls mprotect, mlock, mlockall or
+// advice that lasts for them. Then page tables can be freed by mapping anew, which Linux before 6.14 needs.
+#define RECOUP_MAPPINGS_PLAIN 1
+#endif
+
 // Gives memory back, and knows which huge pages still wait for a split. One serves all threads.
 //
 // It asks `malloc` for some hundred bytes now and then, also within recoup_discard().
@@ -98,6 +112,20 @@ typedef struct recoup_tables_freed {
   // Those of a whole gigabyte, with the tables below them.
   uint64_t gigabytes;
 } recoup_tables_freed;
+
+#if defined(__x86_64__)
+// Addresses that may be swept, and what is promised of them.
+typedef struct recoup_settled {
+  // The first byte; NULL with SIZE_MAX as `length`: all of the process.
+  const void *start;
+  // How many bytes.
+  size_t length;
+  // RECOUP_MAPPINGS_STAY or RECOUP_MAPPINGS_PLAIN.
+  uint32_t promise;
+  // Of plain mappings: RECOUP_HUGE_DEFAULT, RECOUP_HUGE_WANTED or RECOUP_HUGE_UNWANTED.
+  uint32_t huge;
+} recoup_settled;
+#endif
 
 #if defined(__x86_64__)
 // What one or more sweeps did.
@@ -310,21 +338,17 @@ void recoup_reaper_stop(void);
 #endif
 
 #if defined(__x86_64__)
-// Makes a sweeper for `length` bytes from `start`, or for all of the process (NULL and SIZE_MAX).
-//
-// As long as there are sweeps, no mapping there is unmapped, moved away or mapped over *and its place taken
-// by other memory*: not by munmap, mremap and mmap(MAP_FIXED), nor by an allocator that calls these, as
-// most do. So it is for ranges that one has mapped oneself.
+// Makes a sweeper for `pages`, of which what it says there is promised until it is freed.
 //
 // `max_pause_us` says how many microseconds a thread may wait for a sweep, about; 0: 10000.
 //
-// Returns 0 and writes the sweeper to `answer`. Else EINVAL for NULL as `answer`; EOPNOTSUPP where the
-// kernel or its privileges lack something (Linux 6.14 with CONFIG_PT_RECLAIM, and a userfaultfd for kernel
-// faults), or an errno of the files in /proc: NULL is written to `answer` then. The reason is written to the
+// Returns 0 and writes the sweeper to `answer`. Else EINVAL for NULL as `answer` or `pages`, or for a promise
+// that is none (all of a process is never plain); EOPNOTSUPP where the kernel or its privileges lack
+// something (Linux 6.14 with CONFIG_PT_RECLAIM, or 6.7 where mappings are plain, and a userfaultfd for
+// kernel faults), or an errno of the files in /proc: NULL is written to `answer` then. The reason is written to the
 // `reason_length` bytes at `reason`, cut to fit and ended by a zero (an empty text for 0), unless that is
 // NULL.
-int recoup_sweeper_new(const void *start,
-                       size_t length,
+int recoup_sweeper_new(const struct recoup_settled *pages,
                        uint64_t max_pause_us,
                        struct recoup_sweeper **answer,
                        char *reason,
@@ -353,8 +377,7 @@ void recoup_sweeper_free(struct recoup_sweeper *sweeper);
 #if defined(__x86_64__)
 // Makes what keeps `limits` on page tables, step by step, for a program that has a thread for it.
 // Everything else is as for recoup_sweeper_new(); EINVAL also for NULL as `limits`.
-int recoup_regulator_new(const void *start,
-                         size_t length,
+int recoup_regulator_new(const struct recoup_settled *pages,
                          const struct recoup_limits *limits,
                          struct recoup_regulator **answer,
                          char *reason,
@@ -379,8 +402,7 @@ void recoup_regulator_free(struct recoup_regulator *regulator);
 // Starts a thread that keeps `limits` on page tables until recoup_keeper_stop(). Everything else is as
 // for recoup_sweeper_new(); EINVAL also for NULL as `limits`, EOPNOTSUPP also where no thread can be made.
 // It asks for the lowest real-time priority (SCHED_RR 1), if it may. A forked child has no such thread.
-int recoup_keeper_start(const void *start,
-                        size_t length,
+int recoup_keeper_start(const struct recoup_settled *pages,
                         const struct recoup_limits *limits,
                         struct recoup_keeper **answer,
                         char *reason,

@@ -22,7 +22,7 @@ pub const RECOUP_HUGE_WANTED: u32 = 1;
 /// No huge pages (MADV_NOHUGEPAGE).
 pub const RECOUP_HUGE_UNWANTED: u32 = 2;
 
-fn huge_pages(kind: u32) -> Option<HugePages> {
+pub(crate) fn huge_pages(kind: u32) -> Option<HugePages> {
     Some(match kind {
         RECOUP_HUGE_DEFAULT => HugePages::HostDefault,
         RECOUP_HUGE_WANTED => HugePages::Wanted,

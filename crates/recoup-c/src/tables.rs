@@ -10,6 +10,7 @@ use recoup_sys::units::PAGE_BYTES;
 use recoup_sys::{Bytes, Errno, Features, PageIdx, PageRange};
 
 use crate::error::{INVALID, NOT_SUPPORTED, errno};
+use crate::owned::huge_pages;
 use crate::reason::tell;
 
 /// A sweep looks first, and fences only where empty page tables are.
@@ -81,22 +82,51 @@ pub struct recoup_regulator(Regulator);
 #[expect(non_camel_case_types, reason = "C's name")]
 pub struct recoup_keeper(Keeper);
 
-/// The promise about `length` bytes from `start`.
+/// The mappings stay: as long as they are swept, none is unmapped, moved away or mapped over *and its place
+/// taken by other memory*: not by munmap, mremap and mmap(MAP_FIXED), nor by an allocator that calls these,
+/// as most do. So it is for ranges that one has mapped oneself.
+pub const RECOUP_MAPPINGS_STAY: u32 = 0;
+/// They stay, and are plain: private anonymous memory, readable and writable, mapped with MAP_NORESERVE, with
+/// no other attributes than `huge` says, no memory policy either, and nobody calls mprotect, mlock, mlockall or
+/// advice that lasts for them. Then page tables can be freed by mapping anew, which Linux before 6.14 needs.
+pub const RECOUP_MAPPINGS_PLAIN: u32 = 1;
+
+/// Addresses that may be swept, and what is promised of them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct recoup_settled {
+    /// The first byte; NULL with SIZE_MAX as `length`: all of the process.
+    pub start: *const c_void,
+    /// How many bytes.
+    pub length: usize,
+    /// RECOUP_MAPPINGS_STAY or RECOUP_MAPPINGS_PLAIN.
+    pub promise: u32,
+    /// Of plain mappings: RECOUP_HUGE_DEFAULT, RECOUP_HUGE_WANTED or RECOUP_HUGE_UNWANTED.
+    pub huge: u32,
+}
+
+/// The promise as the library takes it; nothing if it is none.
 ///
 /// # Safety
-/// That of the header: no mapping there is replaced by another as long as they are swept.
-unsafe fn settled(start: *const c_void, length: usize) -> Settled {
-    if start.is_null() && length == usize::MAX {
-        // SAFETY: the caller promises it for all of the process.
-        return unsafe { Settled::everywhere() };
-    }
+/// `promise` is NULL or the caller's own, who keeps it.
+unsafe fn settled(promise: *const recoup_settled) -> Option<Settled> {
+    // SAFETY: NULL, or the caller's own.
+    let &recoup_settled { start, length, promise, huge } = unsafe { promise.as_ref() }?;
     let first = start.addr() as u64;
     let pages = PageRange {
         start: PageIdx::containing(first.saturating_add(PAGE_BYTES as u64 - 1)),
         end: PageIdx::containing(first.saturating_add(length as u64)),
     };
-    // SAFETY: the caller promises it for these pages.
-    unsafe { Settled::new(pages) }
+    let all = start.is_null() && length == usize::MAX;
+    match promise {
+        // SAFETY: the caller promises it for all of the process.
+        RECOUP_MAPPINGS_STAY if all => Some(unsafe { Settled::everywhere() }),
+        // SAFETY: the caller promises it for these pages.
+        RECOUP_MAPPINGS_STAY => Some(unsafe { Settled::new(pages) }),
+        // SAFETY: as before.
+        RECOUP_MAPPINGS_PLAIN if !all => Some(unsafe { Settled::plain(pages, huge_pages(huge)?) }),
+        _ => None,
+    }
 }
 
 fn pause(microseconds: u64) -> Duration {
@@ -165,23 +195,19 @@ unsafe fn write(outcome: Result<Outcome, Errno>, answer: *mut recoup_swept) -> c
     }
 }
 
-/// Makes a sweeper for `length` bytes from `start`, or for all of the process (NULL and SIZE_MAX).
-///
-/// As long as there are sweeps, no mapping there is unmapped, moved away or mapped over *and its place taken
-/// by other memory*: not by munmap, mremap and mmap(MAP_FIXED), nor by an allocator that calls these, as
-/// most do. So it is for ranges that one has mapped oneself.
+/// Makes a sweeper for `pages`, of which what it says there is promised until it is freed.
 ///
 /// `max_pause_us` says how many microseconds a thread may wait for a sweep, about; 0: 10000.
 ///
-/// Returns 0 and writes the sweeper to `answer`. Else EINVAL for NULL as `answer`; EOPNOTSUPP where the
-/// kernel or its privileges lack something (Linux 6.14 with CONFIG_PT_RECLAIM, and a userfaultfd for kernel
-/// faults), or an errno of the files in /proc: NULL is written to `answer` then. The reason is written to the
+/// Returns 0 and writes the sweeper to `answer`. Else EINVAL for NULL as `answer` or `pages`, or for a promise
+/// that is none (all of a process is never plain); EOPNOTSUPP where the kernel or its privileges lack
+/// something (Linux 6.14 with CONFIG_PT_RECLAIM, or 6.7 where mappings are plain, and a userfaultfd for
+/// kernel faults), or an errno of the files in /proc: NULL is written to `answer` then. The reason is written to the
 /// `reason_length` bytes at `reason`, cut to fit and ended by a zero (an empty text for 0), unless that is
 /// NULL.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn recoup_sweeper_new(
-    start: *const c_void,
-    length: usize,
+    pages: *const recoup_settled,
     max_pause_us: u64,
     answer: *mut *mut recoup_sweeper,
     reason: *mut c_char,
@@ -191,7 +217,7 @@ pub unsafe extern "C" fn recoup_sweeper_new(
         return INVALID;
     }
     // SAFETY: the caller promises just this, see above.
-    let settled = unsafe { settled(start, length) };
+    let Some(settled) = (unsafe { settled(pages) }) else { return INVALID };
     let make = |features: &Features| {
         Sweeper::new(settled, pause(max_pause_us), features).map(recoup_sweeper)
     };
@@ -235,8 +261,7 @@ pub unsafe extern "C" fn recoup_sweeper_free(sweeper: *mut recoup_sweeper) {
 /// Everything else is as for recoup_sweeper_new(); EINVAL also for NULL as `limits`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn recoup_regulator_new(
-    start: *const c_void,
-    length: usize,
+    pages: *const recoup_settled,
     limits: *const recoup_limits,
     answer: *mut *mut recoup_regulator,
     reason: *mut c_char,
@@ -247,7 +272,7 @@ pub unsafe extern "C" fn recoup_regulator_new(
         return INVALID;
     };
     // SAFETY: the caller promises just this, see recoup_sweeper_new().
-    let settled = unsafe { settled(start, length) };
+    let Some(settled) = (unsafe { settled(pages) }) else { return INVALID };
     let make = |features: &Features| {
         Regulator::new(settled, limits.into(), features).map(recoup_regulator)
     };
@@ -290,8 +315,7 @@ pub unsafe extern "C" fn recoup_regulator_free(regulator: *mut recoup_regulator)
 /// It asks for the lowest real-time priority (SCHED_RR 1), if it may. A forked child has no such thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn recoup_keeper_start(
-    start: *const c_void,
-    length: usize,
+    pages: *const recoup_settled,
     limits: *const recoup_limits,
     answer: *mut *mut recoup_keeper,
     reason: *mut c_char,
@@ -302,7 +326,7 @@ pub unsafe extern "C" fn recoup_keeper_start(
         return INVALID;
     };
     // SAFETY: the caller promises just this, see recoup_sweeper_new().
-    let settled = unsafe { settled(start, length) };
+    let Some(settled) = (unsafe { settled(pages) }) else { return INVALID };
     let make =
         |features: &Features| Keeper::start(settled, limits.into(), features).map(recoup_keeper);
     // SAFETY: not NULL; the caller's own.

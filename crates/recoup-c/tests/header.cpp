@@ -1,5 +1,6 @@
 // The header in C++: it compiles, links, and refuses what it must.
 #include <cerrno>
+#include <initializer_list>
 #include <recoup.h>
 
 int main() {
@@ -12,11 +13,16 @@ int main() {
     recoup_owned_free(nullptr);
 #ifdef __x86_64__
     char reason[9] = "untold";
-    if (recoup_sweeper_new(nullptr, 0, 0, nullptr, reason, sizeof reason) != EINVAL) return 7;
+    if (recoup_sweeper_new(nullptr, 0, nullptr, reason, sizeof reason) != EINVAL) return 7;
     recoup_keeper *keeper;
     recoup_regulator *regulator;
-    if (recoup_keeper_start(nullptr, 0, nullptr, &keeper, nullptr, 0) != EINVAL) return 8;
-    if (recoup_regulator_new(nullptr, 0, nullptr, &regulator, nullptr, 0) != EINVAL) return 9;
+    if (recoup_keeper_start(nullptr, nullptr, &keeper, nullptr, 0) != EINVAL) return 8;
+    if (recoup_regulator_new(nullptr, nullptr, &regulator, nullptr, 0) != EINVAL) return 9;
+    recoup_sweeper *sweeper;
+    for (recoup_settled no_promise : {recoup_settled{&owned, 4096, 77, 0},
+                                      recoup_settled{&owned, 4096, RECOUP_MAPPINGS_PLAIN, 77},
+                                      recoup_settled{nullptr, SIZE_MAX, RECOUP_MAPPINGS_PLAIN, 0}})
+        if (recoup_sweeper_new(&no_promise, 0, &sweeper, nullptr, 0) != EINVAL) return 13;
     if (recoup_sweep(nullptr, RECOUP_LOOKING, 0, nullptr) != EINVAL) return 10;
     if (recoup_regulator_step(nullptr, nullptr, nullptr) != EINVAL) return 11;
     if (recoup_keeper_outcome(nullptr, nullptr) != EINVAL) return 12;

@@ -262,7 +262,8 @@ fn table_reclaim() -> Result<Support> {
     Ok(Support::require(
         works,
         "the kernel keeps page tables that a discard has emptied",
-        "use Linux 6.14 or later with CONFIG_PT_RECLAIM",
+        "use Linux 6.14 or later with CONFIG_PT_RECLAIM; without, owned ranges and plain mappings are mapped \
+         anew instead",
     ))
 }
 

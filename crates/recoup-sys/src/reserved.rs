@@ -235,27 +235,40 @@ impl Reserved {
     }
 
     fn map_anew(&self, range: PageRange) -> Result<()> {
-        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
-        let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: the range lies in this reservation, and none of its pages is in use (the caller
         // holds the usage): what is replaced holds nothing that anybody needs.
-        unsafe {
-            rustix::mm::mmap_anonymous(address(range.start), length(range), protection, flags)
-        }
-        .map_err(|e| Error::os("map anew", range.to_string(), e))?;
-        self.advise_huge_pages(range)
+        unsafe { map_anew(range, self.huge_pages) }
+            .map_err(|e| Error::os("map anew", range.to_string(), e))
     }
 
     fn advise_huge_pages(&self, range: PageRange) -> Result<()> {
-        let advice = match self.huge_pages {
-            HugePages::HostDefault => return Ok(()),
-            HugePages::Wanted => Advice::LinuxHugepage,
-            HugePages::Unwanted => Advice::LinuxNoHugepage,
+        self.huge_pages.advise(range).map_err(|e| Error::os("advise on", range.to_string(), e))
+    }
+}
+
+impl HugePages {
+    fn advise(self, range: PageRange) -> rustix::io::Result<()> {
+        let advice = match self {
+            Self::HostDefault => return Ok(()),
+            Self::Wanted => Advice::LinuxHugepage,
+            Self::Unwanted => Advice::LinuxNoHugepage,
         };
         // SAFETY: this advice changes no byte.
         unsafe { rustix::mm::madvise(address(range.start), length(range), advice) }
-            .map_err(|e| Error::os("advise on", range.to_string(), e))
     }
+}
+
+/// Maps fresh private anonymous memory, readable and writable, in place of what is there. Costs 0.5 us a
+/// page table that goes, under the mmap lock for writing.
+///
+/// # Safety
+/// What is there is mapped in the same way, and nobody needs what it holds.
+pub(crate) unsafe fn map_anew(range: PageRange, huge_pages: HugePages) -> rustix::io::Result<()> {
+    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
+    let protection = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: the caller's promise.
+    unsafe { rustix::mm::mmap_anonymous(address(range.start), length(range), protection, flags) }?;
+    huge_pages.advise(range)
 }
 
 /// Which pages are in use: blocks and gigabytes that are not listed have none.

@@ -138,8 +138,17 @@ pub fn shows_page_tables() -> bool {
 /// What this kernel can do, but for showing where empty page tables are: as Linux 7.3.
 #[must_use]
 pub fn with_tables_hidden(features: &Features) -> Features {
-    let empty_tables = Support::Missing { why: "a test's wish".to_owned(), remedy: "end the test" };
-    Features { empty_tables, ..features.clone() }
+    Features { empty_tables: wished_away(), ..features.clone() }
+}
+
+/// The same features, but as if large discards freed no page tables, as before Linux 6.14.
+#[must_use]
+pub fn with_table_reclaim_hidden(features: &Features) -> Features {
+    Features { table_reclaim: wished_away(), ..features.clone() }
+}
+
+fn wished_away() -> Support {
+    Support::Missing { why: "a test's wish".to_owned(), remedy: "end the test" }
 }
 
 /// Whether a process may do all that recoup needs: root with its usual capabilities.

@@ -4,7 +4,7 @@
 //!
 //! `-- --max-pause MS` says how long a thread may wait at a fence, about: 10 by default.
 //!
-//! Needs Linux 6.14 with `CONFIG_PT_RECLAIM`, and a userfaultfd that covers faults of the kernel: as root,
+//! Needs Linux 6.7, and a userfaultfd that covers faults of the kernel: as root,
 //! or with `sysctl vm.unprivileged_userfaultfd=1`. Without, it says what is missing and ends.
 
 #![expect(unsafe_code, reason = "what is settled is promised here")]
@@ -12,6 +12,7 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
+use recoup::discard::HugePages;
 use recoup::tables::{Keeper, Limits, OwnStatus, Pauses, Settled};
 use recoup::units::BLOCK;
 use recoup::{Bytes, Features, OwnAdvice, Pages, Region};
@@ -24,11 +25,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Declared before the keeper, so unmapped after its end.
     let mut region = Region::new(LENGTH)?;
     let limits = Limits { soft: Bytes(4 << 20), hard: Bytes(64 << 20), max_pause };
-    // SAFETY: the region is this program's own, nothing is mapped over it, and it outlives the keeper.
-    let settled = unsafe { Settled::new(region.pages()) };
+    region.advise(Pages(0), LENGTH.whole_pages(), OwnAdvice::BasePages)?;
+    // SAFETY: the region is this program's own, nothing is mapped over it, it stays as it is now, and it
+    // outlives the keeper.
+    let settled = unsafe { Settled::plain(region.pages(), HugePages::Unwanted) };
     let status = OwnStatus::open()?;
     println!("page tables at first: {}", kib(status.page_tables()?));
-    region.advise(Pages(0), LENGTH.whole_pages(), OwnAdvice::BasePages)?;
     for block in 0..LENGTH.0 / BLOCK.0 {
         let page = Pages(block * BLOCK.whole_pages().0);
         region.touch(page, Pages(1));

@@ -7,6 +7,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
+use recoup::discard::HugePages;
 use recoup::tables::{Limits, Regulator, Settled};
 use recoup_sys::region::{OwnAdvice, Region};
 use recoup_sys::units::BLOCK;
@@ -41,14 +42,14 @@ static ALLOCATOR: Counting = Counting;
 #[test]
 fn steps_allocate_nothing() {
     let features = Features::probe().unwrap();
-    let needed = [&features.userfaultfd, &features.table_reclaim, &features.pagemap_scan];
+    let needed = [&features.userfaultfd, &features.pagemap_scan];
     let works = needed.iter().all(|it| it.works());
-    require!(works, "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults");
+    require!(works, "PAGEMAP_SCAN (Linux 6.7) and a userfaultfd for kernel faults");
     let blocks = 4096;
     let mut region = Region::new(Bytes(blocks * BLOCK.0)).unwrap();
     region.advise(Pages(0), Pages(blocks * 512), OwnAdvice::BasePages).ok();
-    // SAFETY: the region outlives all steps, and nothing is mapped over it.
-    let settled = unsafe { Settled::new(region.pages()) };
+    // SAFETY: the region outlives all steps, nothing is mapped over it, and it stays as it is.
+    let settled = unsafe { Settled::plain(region.pages(), HugePages::Unwanted) };
     let (soft, hard) = (Bytes(2 << 20), Bytes(8 << 20));
     let limits = Limits { soft, hard, max_pause: Duration::from_millis(10) };
     let mut regulator = Regulator::new(settled, limits, &features).unwrap();

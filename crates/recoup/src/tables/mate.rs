@@ -102,7 +102,7 @@ impl Drop for Mate {
 
 fn work(desk: &Desk<Job, Done>, mut room: Workroom, mut pace: Pace) {
     urgency::short_bursts();
-    while let Some(Job { shared, area, until }) = desk.take() {
+    while let Some(Job { mut shared, area, until }) = desk.take() {
         let mut behind = Behind { pace: &mut pace, runs: room.runs(), left_alone: 0 };
         let until = behind.free_area(|part, runs| shared.free_empty(part, runs), area, until);
         let left_alone = behind.left_alone;

@@ -5,7 +5,8 @@
 //! program, and not by its allocator: one that unmaps what is freed and maps anew (glibc, jemalloc and
 //! most others do) breaks the promise for everything it can reach. With such a malloc only ranges that
 //! one has mapped oneself can honestly be promised; [`Settled::everywhere`] is for programs of which all
-//! mappings are known to stay.
+//! mappings are known to stay. Kernels before Linux 6.14 free tables only where memory is mapped anew, which needs
+//! more of a promise: [`Settled::plain`].
 //!
 //! # What is done
 //! A program that touches memory sparsely and gives it back keeps one page table for each 2 MiB that it

@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use recoup_sys::own_maps::OwnMaps;
+use recoup_sys::own_maps::{Name, OwnMap, OwnMaps};
 use recoup_sys::own_status::OwnStatus;
 use recoup_sys::pagemap::{Pagemap, Query, Run};
 use recoup_sys::pressure::{self, MemoryPressure};
@@ -12,6 +12,8 @@ use recoup_sys::units::{BLOCK, PAGE_BYTES};
 use recoup_sys::userfault::{Against, Settled, Userfault};
 use recoup_sys::workroom::{Newcomer, Workroom};
 use recoup_sys::{Bytes, Errno, Features, PageIdx, PageRange, Support};
+
+use crate::discard::{TableReclaim, table_reclaim};
 
 use super::Outcome;
 use super::aside::Aside;
@@ -29,6 +31,16 @@ pub struct Refused {
 }
 
 impl Refused {
+    /// This kernel frees tables only where memory is mapped anew.
+    fn not_plain(features: &Features) -> Self {
+        let why = Support::first_missing([&features.table_reclaim]).map_or("", |(why, _)| why);
+        Self {
+            why: why.to_owned(),
+            remedy: "promise that mappings are plain (Settled::plain), or use Linux 6.14 or later with \
+                     CONFIG_PT_RECLAIM",
+        }
+    }
+
     pub(super) fn thread(error: &std::io::Error) -> Self {
         Self { why: error.to_string(), remedy: "allow one more thread" }
     }
@@ -115,6 +127,7 @@ impl Sight {
 #[derive(Debug)]
 struct Crew {
     settled: Settled,
+    by: TableReclaim,
     sight: Sight,
     pace: Pace,
     /// Where the last fencing sweep ended: growth usually goes on there.
@@ -125,25 +138,25 @@ impl Sweeper {
     /// For the settled addresses, with a longest pause to aim at.
     ///
     /// # Errors
-    /// [`Refused`] where the kernel lacks `PAGEMAP_SCAN` (6.7) or does not free tables that a discard
-    /// empties (`CONFIG_PT_RECLAIM`, 6.14), or without a userfaultfd that covers kernel faults.
+    /// [`Refused`] where the kernel lacks `PAGEMAP_SCAN` (6.7), or a userfaultfd that covers kernel faults;
+    /// and, unless mappings are promised to be plain ([`Settled::plain`]), where it does not free tables
+    /// that a discard empties (`CONFIG_PT_RECLAIM`, 6.14).
     pub fn new(
         settled: Settled,
         max_pause: Duration,
         features: &Features,
     ) -> Result<Self, Refused> {
-        let needed: [&Support; 4] = [
-            &features.base_pages,
-            &features.pagemap_scan,
-            &features.table_reclaim,
-            &features.userfaultfd,
-        ];
+        let by = table_reclaim(features);
+        let needed = [&features.base_pages, &features.pagemap_scan, &features.userfaultfd];
         if let Some((why, remedy)) = Support::first_missing(needed) {
             return Err(Refused { why: why.to_owned(), remedy });
         }
+        if !settled.allows(by) {
+            return Err(Refused::not_plain(features));
+        }
         let room = Workroom::new().map_err(|e| Refused::room(&e))?;
         let sight = Sight::of(features);
-        let crew = Crew { settled, sight, pace: Pace::new(max_pause), resume: PageIdx(0) };
+        let crew = Crew { settled, by, sight, pace: Pace::new(max_pause), resume: PageIdx(0) };
         Ok(Self { place: None, room, crew, pressure: None, mate: None })
     }
 
@@ -234,13 +247,14 @@ impl Sweeper {
         let before = place.status.page_tables()?;
         let outcome = Outcome { before, after: before, sweeps: 1, ..Outcome::default() };
         let Place { fault, maps, status, .. } = place;
-        let Crew { settled, sight, pace, resume } = crew;
+        let Crew { settled, by, sight, pace, resume } = crew;
         let from = if mode == Mode::Fencing { *resume } else { PageIdx(0) };
-        let (runs, sight, mate) = (room.runs(), *sight, mate.as_ref());
+        let (runs, by, sight, mate) = (room.runs(), *by, *sight, mate.as_ref());
         let mut work = Work {
             fault,
             status,
             settled,
+            by,
             sight,
             pace,
             resume,
@@ -258,7 +272,7 @@ impl Sweeper {
             let mut maps = OwnMaps::open(maps).map_err(Errno::from_raw_os_error)?;
             let ended = maps.try_for_each(|mapping| {
                 let within = mapping.range.intersection(part);
-                if within.is_empty() || !mapping.readable || !mapping.is_private_anonymous() {
+                if within.is_empty() || !work.is_for(&mapping) {
                     return ControlFlow::Continue(());
                 }
                 work.mapping(mapping.range, within, mode)
@@ -278,6 +292,7 @@ struct Work<'a> {
     fault: &'a mut Userfault,
     status: &'a OwnStatus,
     settled: &'a Settled,
+    by: TableReclaim,
     sight: Sight,
     pace: &'a mut Pace,
     resume: &'a mut PageIdx,
@@ -291,6 +306,14 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
+    /// Whether tables of a mapping can be freed, as far as the kernel shows what it is.
+    fn is_for(&self, mapping: &OwnMap) -> bool {
+        let plain = mapping.writable && !mapping.executable && mapping.name == Name::Absent;
+        mapping.readable
+            && mapping.is_private_anonymous()
+            && (plain || self.by == TableReclaim::Discard)
+    }
+
     /// Sweeps the part `within` of a mapping.
     fn mapping(&mut self, mapping: PageRange, within: PageRange, mode: Mode) -> ControlFlow<()> {
         let mut left = mapping.intersection(self.settled.pages()).whole_blocks();
@@ -368,7 +391,7 @@ impl Work<'_> {
         let mut left = Left::of(slice);
         while !left.is_empty() && self.fault.is_usable() {
             let began = Instant::now();
-            match self.fault.fence(self.settled, cover, against) {
+            match self.fault.fence(self.settled, cover, against, self.by) {
                 Ok(mut fence) => {
                     let before = self.status.page_tables();
                     let mut behind = Behind { pace: self.pace, runs: self.runs, left_alone: 0 };

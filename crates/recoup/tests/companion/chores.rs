@@ -8,9 +8,9 @@ use crate::common::{Victim, eventually};
 #[test]
 fn the_companion_keeps_page_tables_within_limits() {
     let features = recoup_sys::Features::probe().expect("features");
-    let needed = [&features.pagemap_scan, &features.table_reclaim, &features.userfaultfd];
+    let needed = [&features.pagemap_scan, &features.userfaultfd];
     let missing = recoup_sys::Support::first_missing(needed);
-    require!(missing.is_none(), "Linux 6.14 with CONFIG_PT_RECLAIM, and userfaultfd");
+    require!(missing.is_none(), "PAGEMAP_SCAN (Linux 6.7) and a userfaultfd for kernel faults");
     let victim = Victim::start("chores");
     require!(victim.is_some(), "a memory cgroup of its own");
     let mut victim = victim.expect("just looked");

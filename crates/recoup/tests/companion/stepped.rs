@@ -165,9 +165,9 @@ fn killed_at_each_step_of_splitting_a_companion_leaves_all_to_the_program() {
 fn killed_at_each_step_of_a_sweep_a_companion_lets_all_go_on_who_wait_at_its_fence() {
     require!(kernel::is_root(), "root");
     let features = recoup_sys::Features::probe().expect("features");
-    let needed = [&features.pagemap_scan, &features.table_reclaim, &features.userfaultfd];
+    let needed = [&features.pagemap_scan, &features.userfaultfd];
     let missing = recoup_sys::Support::first_missing(needed);
-    require!(missing.is_none(), "Linux 6.14 with CONFIG_PT_RECLAIM, and userfaultfd");
+    require!(missing.is_none(), "PAGEMAP_SCAN (Linux 6.7) and a userfaultfd for kernel faults");
     let victim = Victim::start("stepped-fence");
     require!(victim.is_some(), CGROUP);
     let mut victim = victim.expect("just checked");

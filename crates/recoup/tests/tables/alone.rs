@@ -5,12 +5,15 @@ use std::time::{Duration, Instant};
 
 use recoup::tables::{Mode, Sweeper};
 use recoup_sys::own_maps::OwnMaps;
-use recoup_sys::userfault::{Against, Settled, Userfault};
+use recoup_sys::userfault::{Against, Userfault};
 use recoup_sys::{Bytes, PageIdx, PageRange, Pages};
 use recoup_testkit::kernel::own_pid;
 use recoup_testkit::require;
 
-use crate::arena::{BLOCK_BYTES, PAGE, Part, alone, features, fences, region, settled};
+use crate::arena::{
+    BLOCK_BYTES, DISCARDS, FENCES, PAGE, Part, alone, by, discards, features, fences, region,
+    settled,
+};
 
 const BLOCKS: u64 = 64;
 
@@ -39,10 +42,7 @@ fn unmap(address: *mut u8, length: usize) {
 #[test]
 fn shared_memory_is_never_fenced() {
     let _turn = alone();
-    require!(
-        fences(&features()),
-        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
-    );
+    require!(fences(&features()), FENCES);
     let length = 64 * BLOCK_BYTES;
     let (address, pages) = map(length, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
     for block in 0..64 {
@@ -62,10 +62,7 @@ fn shared_memory_is_never_fenced() {
 #[test]
 fn locked_memory_stays_locked_and_full() {
     let _turn = alone();
-    require!(
-        fences(&features()),
-        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
-    );
+    require!(discards(&features()), DISCARDS);
     let region = region(BLOCKS);
     let part = Part::of(&region, 0, 1);
     // SAFETY: the range is the region's. Pages are locked as they come to be (Linux 4.4).
@@ -84,19 +81,16 @@ fn locked_memory_stays_locked_and_full() {
 #[test]
 fn memory_that_another_userfaultfd_watches_is_left_to_it() {
     let _turn = alone();
-    require!(
-        fences(&features()),
-        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
-    );
+    require!(fences(&features()), FENCES);
     let region = region(BLOCKS);
     let part = Part::of(&region, 0, 1);
     (0..64).for_each(|block| part.write(block * 512, 5));
     (0..63).for_each(|block| part.discard(block * 512));
     let promised = settled(region.pages());
     let mut other = Userfault::open().unwrap();
-    let theirs = other.fence(&promised, region.pages(), Against::Additions).unwrap();
+    let theirs = other.fence(&promised, region.pages(), Against::Additions, by()).unwrap();
     let mut refused = Userfault::open().unwrap();
-    let ours = refused.fence(&promised, region.pages(), Against::Additions);
+    let ours = refused.fence(&promised, region.pages(), Against::Additions, by());
     assert_eq!(ours.map(|_| ()), Err(recoup_sys::Errno::BUSY));
     assert!(sweep(region.pages()) >= 2);
     drop(theirs);
@@ -107,10 +101,7 @@ fn memory_that_another_userfaultfd_watches_is_left_to_it() {
 fn guard_pages_stay_guards() {
     const MADV_GUARD_INSTALL: i32 = 102;
     let _turn = alone();
-    require!(
-        fences(&features()),
-        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
-    );
+    require!(fences(&features()), FENCES);
     let region = region(BLOCKS);
     let part = Part::of(&region, 0, 1);
     // SAFETY: the page is the region's, and nothing is in it.
@@ -133,10 +124,7 @@ fn guard_pages_stay_guards() {
 #[test]
 fn blocks_that_straddle_mappings_are_left_alone() {
     let _turn = alone();
-    require!(
-        fences(&features()),
-        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
-    );
+    require!(fences(&features()), FENCES);
     let region = region(4);
     let part = Part::of(&region, 0, 1);
     (0..4).for_each(|block| part.write(block * 512 + 511, 5));
@@ -167,10 +155,11 @@ struct Fencing {
 extern "C" fn fence_and_stay(argument: *mut libc::c_void) -> i32 {
     // SAFETY: the test that made the helper keeps its `Fencing` until the helper has ended.
     let fencing = unsafe { &*argument.cast::<Fencing>() };
-    // SAFETY: nothing is mapped over the region.
-    let settled = unsafe { Settled::new(fencing.pages) };
+    let settled = settled(fencing.pages);
     let Ok(mut fault) = Userfault::open() else { return 1 };
-    let Ok(_fence) = fault.fence(&settled, fencing.pages, Against::Additions) else { return 2 };
+    let Ok(_fence) = fault.fence(&settled, fencing.pages, Against::Additions, by()) else {
+        return 2;
+    };
     fencing.up.store(1, Ordering::Release);
     loop {
         // SAFETY: waits for a signal.
@@ -200,10 +189,7 @@ impl Drop for Helper {
 #[test]
 fn who_waits_goes_on_when_the_one_who_fences_is_killed() {
     let _turn = alone();
-    require!(
-        fences(&features()),
-        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
-    );
+    require!(fences(&features()), FENCES);
     let region = region(BLOCKS);
     let part = Part::of(&region, 0, 1);
     let fencing = Fencing { pages: region.pages(), up: AtomicU32::new(0) };

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use recoup::discard::{HugePages, TableReclaim, table_reclaim};
 use recoup::tables::{Settled, Sweeper};
 use recoup_sys::region::{OwnAdvice, Region};
 use recoup_sys::units::BLOCK;
@@ -21,6 +22,22 @@ pub(crate) fn alone() -> MutexGuard<'static, ()> {
 
 pub(crate) fn features() -> Features {
     Features::probe().unwrap()
+}
+
+/// What sweeps need.
+pub(crate) const FENCES: &str = "PAGEMAP_SCAN (Linux 6.7) and a userfaultfd for kernel faults";
+/// What sweeps need of memory that cannot be mapped anew.
+pub(crate) const DISCARDS: &str =
+    "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults";
+
+/// How this kernel frees tables.
+pub(crate) fn by() -> TableReclaim {
+    table_reclaim(&features())
+}
+
+/// Whether the fence works here, and tables go by discards.
+pub(crate) fn discards(features: &Features) -> bool {
+    fences(features) && table_reclaim(features) == TableReclaim::Discard
 }
 
 /// Whether the fence works here.
@@ -73,9 +90,14 @@ pub(crate) fn region(blocks: u64) -> Region {
 
 /// The tests never replace a mapping of these pages while they are swept.
 pub(crate) fn settled(pages: PageRange) -> Settled {
-    // SAFETY: the pages are those of a region that outlives its sweeps, and nothing is mapped
-    // over it.
-    unsafe { Settled::new(pages) }
+    // SAFETY: the pages are those of a `region` that outlives its sweeps, and nothing is mapped over it.
+    // Tests that change anything else about it only do so for a moment, or where tables go by discards.
+    unsafe { Settled::plain(pages, HugePages::Unwanted) }
+}
+
+/// This kernel, and this kernel as if it freed tables only where memory is mapped anew.
+pub(crate) fn both_ways() -> [Features; 2] {
+    [features(), kernel::with_table_reclaim_hidden(&features())]
 }
 
 /// A part of an arena: one thread's own.

@@ -6,12 +6,15 @@ use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use recoup::tables::{Keeper, Limits, Mode, Sweeper};
-use recoup_sys::Bytes;
+use recoup::discard::{TableReclaim, table_reclaim};
+use recoup::tables::{Keeper, Limits, Mode, Outcome, Sweeper};
+use recoup_sys::{Bytes, Features};
 use recoup_testkit::numbers::Numbers;
 use recoup_testkit::{kernel, require};
 
-use crate::arena::{Ending, PAGE, Part, alone, features, fences, region, settled, tables};
+use crate::arena::{
+    Ending, FENCES, PAGE, Part, alone, both_ways, features, fences, region, settled, tables,
+};
 
 const THREADS: usize = 4;
 /// Pages that a thread keeps at most.
@@ -22,6 +25,7 @@ struct Hammer<'a> {
     dice: Numbers,
     held: HashMap<usize, u64>,
     file: &'a std::fs::File,
+    by: TableReclaim,
     lost: u64,
     done: u64,
 }
@@ -65,7 +69,8 @@ impl Hammer<'_> {
                 }
                 self.lost += u64::from(!seen);
             }
-            1..=20 => {
+            // What may be mapped anew stays plain.
+            1..=20 if self.by == TableReclaim::Discard => {
                 self.part.protect(page, libc::PROT_READ);
                 self.check(page);
                 self.part.protect(page, libc::PROT_READ | libc::PROT_WRITE);
@@ -107,11 +112,23 @@ fn file() -> std::fs::File {
     file
 }
 
-/// Hammers for a time; `meanwhile` is called over and over. Returns lost writes and steps.
+/// What comes next.
+#[derive(PartialEq)]
+enum Next {
+    Enough,
+    More,
+}
+
+/// Longer than anything here takes, even in an emulated guest beside others.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Hammers for a time, and on until there is enough of what is done `meanwhile`, over and over. Returns lost
+/// writes and steps.
 fn hammer(
     region: &recoup_sys::region::Region,
     time: Duration,
-    mut meanwhile: impl FnMut(),
+    by: TableReclaim,
+    mut meanwhile: impl FnMut() -> Next,
 ) -> (u64, u64) {
     let (ended, lost, done) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
     let file = file();
@@ -123,7 +140,7 @@ fn hammer(
             scope.spawn(move || {
                 let dice = Numbers::new(0x9e37_79b9 + index as u64);
                 let mut hammer =
-                    Hammer { part, dice, held: HashMap::new(), file, lost: 0, done: 0 };
+                    Hammer { part, dice, held: HashMap::new(), file, by, lost: 0, done: 0 };
                 while !ended.load(Ordering::Relaxed) {
                     hammer.step();
                 }
@@ -133,8 +150,9 @@ fn hammer(
             });
         }
         let began = Instant::now();
-        while began.elapsed() < time {
-            meanwhile();
+        let mut next = meanwhile();
+        while began.elapsed() < time || (next == Next::More && began.elapsed() < PATIENCE) {
+            next = meanwhile();
         }
     });
     (lost.into_inner(), done.into_inner())
@@ -143,25 +161,23 @@ fn hammer(
 #[test]
 fn no_write_is_lost_while_tables_are_swept() {
     let _turn = alone();
-    require!(
-        fences(&features()),
-        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
-    );
-    let region = region(8192);
+    require!(fences(&features()), FENCES);
     assert_eq!(PAGE, 4096);
-    let mut sweeper =
-        Sweeper::new(settled(region.pages()), Duration::from_millis(10), &features()).unwrap();
-    let mut modes = [Mode::Looking, Mode::Fencing].into_iter().cycle();
-    let (mut longest, mut most, mut sweeps) = (Duration::ZERO, 0, 0_u64);
-    let (lost, steps) = hammer(&region, Duration::from_secs(4), || {
-        let outcome = sweeper.sweep(modes.next().unwrap(), Bytes::ZERO).unwrap();
-        longest = longest.max(outcome.pauses.longest);
-        most = most.max(tables());
-        sweeps += 1;
-    });
-    println!("{steps} steps, {sweeps} sweeps, longest pause {longest:?}, most tables {most}");
-    assert_eq!(lost, 0, "of {steps} steps");
-    assert!(steps > 1000 && sweeps > 0, "{steps} {sweeps}");
+    for features in both_ways() {
+        let (region, by) = (region(8192), table_reclaim(&features));
+        let pause = Duration::from_millis(10);
+        let mut sweeper = Sweeper::new(settled(region.pages()), pause, &features).unwrap();
+        let mut modes = [Mode::Looking, Mode::Fencing].into_iter().cycle();
+        let (mut swept, mut most) = (Outcome::default(), 0);
+        let (lost, steps) = hammer(&region, Duration::from_secs(4), by, || {
+            swept = sweeper.sweep(modes.next().unwrap(), Bytes::ZERO).unwrap();
+            most = most.max(tables());
+            Next::Enough
+        });
+        println!("{by:?}: {steps} steps, most tables {most}, the last sweep {swept:?}");
+        assert_eq!(lost, 0, "of {steps} steps, {by:?}");
+        assert!(steps > 1000 && swept.sweeps > 0, "{steps}");
+    }
 }
 
 /// How long the thread of this process with this name has had a processor, as the kernel says.
@@ -174,24 +190,28 @@ fn processor_time(name: &str) -> Option<Duration> {
 #[test]
 fn no_write_is_lost_while_a_keeper_and_its_mate_free_behind_one_fence() {
     let _turn = alone();
-    require!(
-        fences(&features()),
-        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
-    );
-    let region = region(8192);
+    require!(fences(&features()), FENCES);
+    for features in both_ways() {
+        keep_and_hammer(&features);
+    }
+}
+
+fn keep_and_hammer(features: &Features) {
+    let (region, by) = (region(8192), table_reclaim(features));
     let max_pause = Limits::DEFAULT_MAX_PAUSE;
     // Every fence is worth sharing, and one follows the other.
     let limits = Limits { soft: Bytes(1 << 20), hard: Bytes(4 << 20), max_pause };
-    let keeper = Keeper::start(settled(region.pages()), limits, &features()).unwrap();
+    let keeper = Keeper::start(settled(region.pages()), limits, features).unwrap();
     let (mut most, mut time) = (0, None);
-    let (lost, steps) = hammer(&region, Duration::from_secs(4), || {
+    let (lost, steps) = hammer(&region, Duration::from_secs(4), by, || {
         most = most.max(tables());
         time = processor_time("recoup-tables/2");
         std::thread::sleep(Duration::from_millis(1));
+        if keeper.outcome().freed > Bytes::ZERO { Next::Enough } else { Next::More }
     });
     let outcome = keeper.outcome();
-    println!("{steps} steps, mate {time:?}, most tables {most}: {outcome:?}");
-    assert_eq!(lost, 0, "of {steps} steps");
+    println!("{by:?}: {steps} steps, mate {time:?}, most tables {most}: {outcome:?}");
+    assert_eq!(lost, 0, "of {steps} steps, {by:?}");
     assert!(steps > 1000 && outcome.freed > Bytes::ZERO, "{steps} {outcome:?}");
     // To start and to wait takes it less than a tenth of that.
     assert!(time.is_some_and(|time| time > Duration::from_millis(5)), "the mate ran for {time:?}");

@@ -4,10 +4,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use recoup::tables::{Keeper, Limits};
-use recoup_sys::Bytes;
+use recoup_sys::{Bytes, Features};
 use recoup_testkit::require;
 
-use crate::arena::{Ending, Part, alone, features, fences, real_time, region, settled, tables};
+use crate::arena::{
+    Ending, FENCES, Part, alone, both_ways, features, fences, real_time, region, settled, tables,
+};
 
 const HARD: u64 = 32 << 20;
 
@@ -29,15 +31,18 @@ fn nothing_but_tables(part: Part, ended: &AtomicBool, lost: &AtomicU64) -> u64 {
 #[test]
 fn a_workload_that_is_nothing_but_tables_stays_within_its_hard_limit() {
     let _turn = alone();
-    require!(
-        fences(&features()),
-        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
-    );
+    require!(fences(&features()), FENCES);
     require!(real_time(), "real-time priority (CAP_SYS_NICE), without which no limit is hard");
+    for features in both_ways() {
+        stays_within_its_hard_limit(&features);
+    }
+}
+
+fn stays_within_its_hard_limit(features: &Features) {
     let region = region(512 << 10);
     let limits =
         Limits { soft: Bytes(HARD / 2), hard: Bytes(HARD), max_pause: Limits::DEFAULT_MAX_PAUSE };
-    let keeper = Keeper::start(settled(region.pages()), limits, &features()).unwrap();
+    let keeper = Keeper::start(settled(region.pages()), limits, features).unwrap();
     let (ended, lost) = (AtomicBool::new(false), AtomicU64::new(0));
     let (most, samples, touched) = std::thread::scope(|scope| {
         let ending = Ending(&ended);
@@ -46,7 +51,7 @@ fn a_workload_that_is_nothing_but_tables_stays_within_its_hard_limit() {
             scope.spawn(move || nothing_but_tables(part, ended, lost))
         });
         let (began, mut most, mut samples) = (Instant::now(), 0, 0_u64);
-        while began.elapsed() < Duration::from_secs(5) {
+        while began.elapsed() < Duration::from_secs(4) {
             most = most.max(tables());
             samples += 1;
             std::thread::sleep(Duration::from_micros(200));
@@ -69,10 +74,7 @@ fn tables_that_are_needed_are_not_fenced_for_ever() {
     const BLOCKS: usize = 8192;
     const TIME: Duration = Duration::from_secs(3);
     let _turn = alone();
-    require!(
-        fences(&features()),
-        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
-    );
+    require!(fences(&features()), FENCES);
     let region = region(BLOCKS as u64);
     let part = Part::of(&region, 0, 1);
     (0..BLOCKS).for_each(|block| part.write(block * 512, 1));

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use recoup::discard::{TableReclaim, table_reclaim};
 use recoup::tables::{Mode, Settled, Sweeper};
 use recoup_sys::pagemap::Run;
 use recoup_sys::userfault::{Against, Userfault};
@@ -10,7 +11,8 @@ use recoup_sys::{Bytes, Errno, PageRange, Pages};
 use recoup_testkit::require;
 
 use crate::arena::{
-    BLOCK_BYTES, PAGE, Part, alone, features, fences, region, settled, tables, tables_below,
+    BLOCK_BYTES, DISCARDS, FENCES, PAGE, Part, alone, both_ways, by, discards, features, fences,
+    region, settled, tables, tables_below,
 };
 
 const PAUSE: Duration = Duration::from_millis(10);
@@ -40,10 +42,7 @@ pub(crate) fn child(work: impl FnOnce() -> bool) -> bool {
 #[test]
 fn a_forked_child_sweeps_its_own_memory() {
     let _turn = alone();
-    require!(
-        fences(&features()),
-        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
-    );
+    require!(fences(&features()), FENCES);
     for mode in [Mode::Looking, Mode::Fencing] {
         let region = region(64);
         let part = Part::of(&region, 0, 1);
@@ -70,21 +69,18 @@ fn a_forked_child_sweeps_its_own_memory() {
 #[test]
 fn a_fence_is_of_no_use_to_a_forked_child() {
     let _turn = alone();
-    require!(
-        fences(&features()),
-        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
-    );
+    require!(fences(&features()), FENCES);
     let region = region(4);
     let settled = settled(region.pages());
     let mut fault = Userfault::open().unwrap();
     let mut runs = [Run::default(); 8];
-    let fence = fault.fence(&settled, region.pages(), Against::Additions).unwrap();
+    let mut fence = fault.fence(&settled, region.pages(), Against::Additions, by()).unwrap();
     let refused = child(|| fence.free_empty(region.pages(), &mut runs) == Err(Errno::BADF));
     assert!(refused);
     assert!(fence.free_empty(region.pages(), &mut runs).is_ok());
     drop(fence);
     let refused = child(|| {
-        fault.fence(&settled, region.pages(), Against::Additions).err() == Some(Errno::BADF)
+        fault.fence(&settled, region.pages(), Against::Additions, by()).err() == Some(Errno::BADF)
     });
     assert!(refused);
 }
@@ -114,10 +110,7 @@ fn sweep_on_a_bare_stack(sweeper: &mut Sweeper, shift: u32) -> bool {
 #[test]
 fn who_sweeps_everything_does_not_wait_for_himself() {
     let _turn = alone();
-    require!(
-        fences(&features()),
-        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
-    );
+    require!(discards(&features()), DISCARDS);
     let features = features();
     let region = region(512);
     let part = Part::of(&region, 0, 1);
@@ -167,10 +160,7 @@ extern "C" fn sweep_beside(task: *mut libc::c_void) -> i32 {
 fn a_stack_among_what_is_swept_is_left_out() {
     const STACK: usize = 16 * BLOCK_BYTES;
     let _turn = alone();
-    require!(
-        fences(&features()),
-        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
-    );
+    require!(fences(&features()), FENCES);
     for shift in SHIFTS {
         let region = region(64);
         let part = Part::of(&region, 0, 1);
@@ -195,15 +185,12 @@ fn a_stack_among_what_is_swept_is_left_out() {
 #[test]
 fn a_fence_that_cannot_be_lifted_is_closed() {
     let _turn = alone();
-    require!(
-        fences(&features()),
-        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
-    );
+    require!(fences(&features()), FENCES);
     let region = region(4);
     let part = Part::of(&region, 0, 1);
     let settled = settled(region.pages());
     let mut fault = Userfault::open().unwrap();
-    let fence = fault.fence(&settled, region.pages(), Against::Additions).unwrap();
+    let fence = fault.fence(&settled, region.pages(), Against::Additions, by()).unwrap();
     // A file in the middle, of which the kernel can let nothing go.
     let file = std::fs::File::open("/proc/self/exe").unwrap();
     let (descriptor, flags) =
@@ -215,7 +202,7 @@ fn a_fence_that_cannot_be_lifted_is_closed() {
     drop(fence);
     // Some kernel between 6.18 and 7.2 learnt to let go around such a place; the others closed it.
     if !fault.is_usable() {
-        let refused = fault.fence(&settled, region.pages(), Against::Additions).err();
+        let refused = fault.fence(&settled, region.pages(), Against::Additions, by()).err();
         assert_eq!(refused, Some(Errno::BADF));
     }
     let written = AtomicBool::new(false);
@@ -238,27 +225,27 @@ fn a_fence_that_cannot_be_lifted_is_closed() {
 #[test]
 fn what_is_not_settled_is_not_fenced() {
     let _turn = alone();
-    require!(
-        fences(&features()),
-        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
-    );
+    require!(fences(&features()), FENCES);
     let mut fault = Userfault::open().unwrap();
     let region = region(2);
     let first = PageRange::starting_at(region.pages().start, Pages(512));
     let settled = settled(first);
-    let refused = fault.fence(&settled, region.pages(), Against::Additions).err();
+    let refused = fault.fence(&settled, region.pages(), Against::Additions, by()).err();
     assert_eq!(refused, Some(Errno::INVAL));
-    assert!(fault.fence(&settled, first, Against::Additions).is_ok());
+    assert!(fault.fence(&settled, first, Against::Additions, by()).is_ok());
+    // SAFETY: nothing is mapped over the region.
+    let stays = unsafe { Settled::new(first) };
+    let refused = fault.fence(&stays, first, Against::Additions, TableReclaim::Remap).err();
+    assert_eq!(refused, Some(Errno::INVAL));
 }
 
 #[test]
 fn what_is_held_stays_and_the_rest_is_freed() {
     let _turn = alone();
-    require!(
-        fences(&features()),
-        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
-    );
-    for against in [Against::Additions, Against::AdditionsAndWrites] {
+    require!(fences(&features()), FENCES);
+    let both = [Against::Additions, Against::AdditionsAndWrites];
+    let ways = both_ways().map(|features| table_reclaim(&features));
+    for (against, by) in both.into_iter().flat_map(|against| ways.map(|by| (against, by))) {
         let region = region(128);
         let part = Part::of(&region, 0, 1);
         (0..128).for_each(|block| part.write(block * 512, 3));
@@ -266,8 +253,10 @@ fn what_is_held_stays_and_the_rest_is_freed() {
         let (settled, full) = (settled(region.pages()), tables());
         let mut fault = Userfault::open().unwrap();
         let mut runs = [Run::default(); 16];
-        let fence = fault.fence(&settled, region.pages(), against).unwrap();
+        let mut fence = fault.fence(&settled, region.pages(), against, by).unwrap();
         assert_eq!(fence.free_empty(region.pages(), &mut runs), Ok(region.pages().end));
+        // What was mapped anew is no longer fenced, so nothing is looked at twice.
+        assert_eq!(fence.free_empty(region.pages(), &mut runs), Err(Errno::INVAL));
         drop(fence);
         let left = tables_below(full - 100 * 4096);
         assert!(left <= full - 100 * 4096, "{left} of {full}");

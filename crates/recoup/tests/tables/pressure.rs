@@ -10,7 +10,7 @@ use recoup_sys::pressure::{MemoryPressure, nearest_file};
 use recoup_testkit::require;
 use recoup_testkit::workload::InOwnCgroup;
 
-use crate::arena::{Ending, Part, alone, features, fences, region, settled, tables};
+use crate::arena::{Ending, FENCES, Part, alone, features, fences, region, settled, tables};
 
 const BLOCKS: u64 = 4096;
 const MIB: u64 = 1 << 20;
@@ -62,10 +62,7 @@ fn limit(own: &InOwnCgroup, bytes: &str) {
 #[test]
 fn empty_tables_go_when_memory_runs_short() {
     let _turn = alone();
-    require!(
-        fences(&features()),
-        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
-    );
+    require!(fences(&features()), FENCES);
     let own = InOwnCgroup::enter("pressure");
     require!(own.is_some(), "a memory cgroup that can be made");
     let own = own.unwrap();

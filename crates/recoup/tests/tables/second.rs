@@ -10,7 +10,10 @@ use recoup_sys::userfault::{Against, Second, Userfault};
 use recoup_sys::{Bytes, Errno, PageRange, Pages};
 use recoup_testkit::require;
 
-use crate::arena::{Part, alone, features, fences, region, settled, tables, tables_below};
+use crate::arena::{
+    DISCARDS, FENCES, Part, alone, by, discards, features, fences, region, settled, tables,
+    tables_below,
+};
 use crate::own::child;
 
 const BLOCKS: u64 = 64;
@@ -22,10 +25,7 @@ fn half(pages: PageRange) -> PageRange {
 #[test]
 fn what_it_frees_is_in_its_part_and_empty() {
     let _turn = alone();
-    require!(
-        fences(&features()),
-        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
-    );
+    require!(fences(&features()), FENCES);
     let region = region(BLOCKS);
     let (part, settled) = (Part::of(&region, 0, 1), settled(region.pages()));
     let blocks = usize::try_from(BLOCKS).unwrap();
@@ -33,9 +33,9 @@ fn what_it_frees_is_in_its_part_and_empty() {
     (0..blocks).filter(|block| block % 4 > 0).for_each(|block| part.discard(block * 512));
     let full = tables();
     let (mut fault, second) = (Userfault::open().unwrap(), Arc::new(Second::open().unwrap()));
-    let mut fence = fault.fence(&settled, region.pages(), Against::Additions).unwrap();
+    let mut fence = fault.fence(&settled, region.pages(), Against::Additions, by()).unwrap();
     let theirs = half(region.pages());
-    let shared = fence.share(&second, theirs).unwrap();
+    let mut shared = fence.share(&second, theirs).unwrap();
     let freed = std::thread::scope(|scope| {
         let mut runs = [Run::default(); 64];
         scope.spawn(move || shared.free_empty(theirs, &mut runs)).join().unwrap()
@@ -53,16 +53,13 @@ fn what_it_frees_is_in_its_part_and_empty() {
 #[test]
 fn a_fence_stays_up_until_it_is_done() {
     let _turn = alone();
-    require!(
-        fences(&features()),
-        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
-    );
+    require!(fences(&features()), FENCES);
     let region = region(BLOCKS);
     let (part, settled) = (Part::of(&region, 0, 1), settled(region.pages()));
     let (mut fault, second) = (Userfault::open().unwrap(), Arc::new(Second::open().unwrap()));
     let (touched, lifted) = (AtomicBool::new(false), AtomicBool::new(false));
     std::thread::scope(|scope| {
-        let mut fence = fault.fence(&settled, region.pages(), Against::Additions).unwrap();
+        let mut fence = fault.fence(&settled, region.pages(), Against::Additions, by()).unwrap();
         let shared = fence.share(&second, half(region.pages())).unwrap();
         scope.spawn(|| {
             part.write(0, 7);
@@ -85,10 +82,7 @@ fn a_fence_stays_up_until_it_is_done() {
 #[test]
 fn there_is_one_at_a_time_and_only_for_what_is_fenced() {
     let _turn = alone();
-    require!(
-        fences(&features()),
-        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
-    );
+    require!(fences(&features()), FENCES);
     let region = region(BLOCKS);
     let settled = settled(region.pages());
     let (first, theirs) =
@@ -96,33 +90,40 @@ fn there_is_one_at_a_time_and_only_for_what_is_fenced() {
     let (mut fault, second) = (Userfault::open().unwrap(), Arc::new(Second::open().unwrap()));
     let mut runs = [Run::default(); 8];
 
-    let mut fence = fault.fence(&settled, theirs, Against::Additions).unwrap();
+    let mut fence = fault.fence(&settled, theirs, Against::Additions, by()).unwrap();
     assert_eq!(fence.share(&second, region.pages()).err(), Some(Errno::INVAL));
     assert!(child(|| fence.share(&second, theirs).err() == Some(Errno::BADF)));
-    let shared = fence.share(&second, theirs).unwrap();
-    assert_eq!(fence.share(&second, theirs).err(), Some(Errno::BUSY));
-    let another = Arc::new(Second::open().unwrap());
-    assert_eq!(fence.share(&another, theirs).err(), Some(Errno::BUSY));
+    let mut shared = fence.share(&second, theirs).unwrap();
+    // What is another's is not shared again, nor freed by whoever shared it.
+    assert_eq!(fence.share(&second, theirs).err(), Some(Errno::INVAL));
+    assert_eq!(fence.free_empty(theirs, &mut runs), Err(Errno::INVAL));
     assert_eq!(shared.free_empty(first, &mut runs), Err(Errno::INVAL));
     assert!(child(|| shared.free_empty(theirs, &mut runs) == Err(Errno::BADF)));
+    assert_eq!(shared.free_empty(theirs, &mut runs), Ok(theirs.end));
+    assert_eq!(shared.free_empty(theirs, &mut runs), Err(Errno::INVAL));
     drop(shared);
     drop(fence);
 
-    let mut fence = fault.fence(&settled, theirs, Against::AdditionsAndWrites).unwrap();
+    let mut fence = fault.fence(&settled, region.pages(), Against::Additions, by()).unwrap();
+    let shared = fence.share(&second, theirs).unwrap();
+    let another = Arc::new(Second::open().unwrap());
+    assert_eq!(fence.share(&second, first).err(), Some(Errno::BUSY));
+    assert_eq!(fence.share(&another, first).err(), Some(Errno::BUSY));
+    drop(shared);
+    drop(fence);
+
+    let mut fence = fault.fence(&settled, theirs, Against::AdditionsAndWrites, by()).unwrap();
     assert_eq!(fence.share(&second, theirs).err(), Some(Errno::INVAL));
     drop(fence);
     // What was refused is not held against it.
-    let mut fence = fault.fence(&settled, theirs, Against::Additions).unwrap();
+    let mut fence = fault.fence(&settled, theirs, Against::Additions, by()).unwrap();
     assert!(fence.share(&second, theirs).is_ok());
 }
 
 #[test]
 fn a_keeper_of_everything_and_its_mate_do_not_wait_for_themselves() {
     let _turn = alone();
-    require!(
-        fences(&features()),
-        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
-    );
+    require!(discards(&features()), DISCARDS);
     let features = features();
     // Enough for a mate's help.
     const BLOCKS: usize = 4096;

@@ -7,7 +7,9 @@ use recoup_sys::region::{OwnAdvice, Region};
 use recoup_sys::{Bytes, Features, Pages};
 use recoup_testkit::{kernel, require};
 
-use crate::arena::{alone, features, fences, region, settled, tables, tables_below};
+use crate::arena::{
+    FENCES, alone, both_ways, features, fences, region, settled, tables, tables_below,
+};
 
 const BLOCKS: u64 = 2048;
 const PAUSE: Duration = Duration::from_millis(10);
@@ -35,9 +37,13 @@ fn swept_with(region: &Region, mode: Mode, features: &Features) -> recoup::table
     sweeper.sweep(mode, Bytes::ZERO).unwrap()
 }
 
-/// With what this kernel shows of page tables, and with what Linux 7.3 does.
-fn both_sights() -> [Features; 2] {
-    [features(), kernel::with_tables_hidden(&features())]
+/// With what this kernel shows of page tables, and with what Linux 7.3 does; with how it frees them, and
+/// with how others do.
+fn all_ways() -> [Features; 4] {
+    let [one, other] = both_ways();
+    let hidden = [&one, &other].map(kernel::with_tables_hidden);
+    let [one_hidden, other_hidden] = hidden;
+    [one, other, one_hidden, other_hidden]
 }
 
 fn mappings(region: &Region) -> usize {
@@ -50,20 +56,16 @@ fn mappings(region: &Region) -> usize {
 #[test]
 fn empty_tables_go_and_what_is_held_stays() {
     let _turn = alone();
-    require!(
-        fences(&features()),
-        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
-    );
-    let [shown, hidden] = both_sights();
-    for (mode, features) in
-        [(Mode::Looking, &shown), (Mode::Looking, &hidden), (Mode::Fencing, &shown)]
-    {
+    require!(fences(&features()), FENCES);
+    let looking = all_ways().map(|features| (Mode::Looking, features));
+    let fencing = both_ways().map(|features| (Mode::Fencing, features));
+    for (mode, features) in looking.into_iter().chain(fencing) {
         let mut region = region(BLOCKS);
         let (before, full) = fill(&mut region, touch_and_discard);
         for block in (0..BLOCKS).step_by(100) {
             region.write(usize::try_from(block << 21).unwrap() + 12345, &[7]);
         }
-        let (parts, seen) = (mappings(&region), swept_with(&region, mode, features));
+        let (parts, seen) = (mappings(&region), swept_with(&region, mode, &features));
         let left = tables_below(before + BLOCKS / 8 * 4096);
         assert!(left - before <= BLOCKS / 8 * 4096, "{before} {full} {left} {mode:?} {seen:?}");
         assert_eq!(mappings(&region), parts, "{mode:?}");
@@ -78,11 +80,8 @@ fn empty_tables_go_and_what_is_held_stays() {
 #[test]
 fn tables_of_the_zero_page_go_too() {
     let _turn = alone();
-    require!(
-        fences(&features()),
-        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
-    );
-    for features in both_sights() {
+    require!(fences(&features()), FENCES);
+    for features in all_ways() {
         let mut region = region(BLOCKS);
         let (before, full) = fill(&mut region, |region, block| {
             assert_eq!(region.peek(usize::try_from(block << 21).unwrap()), 0);
@@ -100,10 +99,7 @@ fn tables_of_the_zero_page_go_too() {
 #[test]
 fn only_what_is_settled_is_swept() {
     let _turn = alone();
-    require!(
-        fences(&features()),
-        "CONFIG_PT_RECLAIM (Linux 6.14) and a userfaultfd for kernel faults"
-    );
+    require!(fences(&features()), FENCES);
     let (mut ours, mut other) = (region(BLOCKS), region(BLOCKS));
     fill(&mut ours, touch_and_discard);
     let (_, full) = fill(&mut other, touch_and_discard);

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use recoup::discard::HugePages;
 use recoup::tables::{Limits, Regulator, Settled};
 use recoup_sys::region::{OwnAdvice, Region};
 use recoup_sys::units::{BLOCK, PAGES_PER_BLOCK};
@@ -59,8 +60,8 @@ impl Sparse {
             max_pause: Limits::DEFAULT_MAX_PAUSE,
         };
         let pages = self.shared.with(|region| region.pages());
-        // SAFETY: the region is kept until this process ends, and nothing is mapped over it.
-        let settled = unsafe { Settled::new(pages) };
+        // SAFETY: the region is kept as it is until this process ends, and nothing is mapped over it.
+        let settled = unsafe { Settled::plain(pages, HugePages::Unwanted) };
         Regulator::new(settled, limits, &features).map_err(|e| e.to_string())
     }
 
