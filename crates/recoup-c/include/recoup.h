@@ -399,9 +399,9 @@ void recoup_regulator_free(struct recoup_regulator *regulator);
 #endif
 
 #if defined(__x86_64__)
-// Starts a thread that keeps `limits` on page tables until recoup_keeper_stop(). Everything else is as
-// for recoup_sweeper_new(); EINVAL also for NULL as `limits`, EOPNOTSUPP also where no thread can be made.
-// It asks for the lowest real-time priority (SCHED_RR 1), if it may. A forked child has no such thread.
+// Starts a thread that keeps `limits` on page tables until recoup_keeper_stop(), and another one that helps
+// it, if it can. Everything else is as for recoup_sweeper_new(); EINVAL also for NULL as `limits`, EOPNOTSUPP
+// also where no thread can be made. They ask for the lowest real-time priority (SCHED_RR 1), if they may. A forked child has no such thread.
 int recoup_keeper_start(const struct recoup_settled *pages,
                         const struct recoup_limits *limits,
                         struct recoup_keeper **answer,

@@ -310,9 +310,9 @@ pub unsafe extern "C" fn recoup_regulator_free(regulator: *mut recoup_regulator)
     unsafe { end(regulator) }
 }
 
-/// Starts a thread that keeps `limits` on page tables until recoup_keeper_stop(). Everything else is as
-/// for recoup_sweeper_new(); EINVAL also for NULL as `limits`, EOPNOTSUPP also where no thread can be made.
-/// It asks for the lowest real-time priority (SCHED_RR 1), if it may. A forked child has no such thread.
+/// Starts a thread that keeps `limits` on page tables until recoup_keeper_stop(), and another one that helps
+/// it, if it can. Everything else is as for recoup_sweeper_new(); EINVAL also for NULL as `limits`, EOPNOTSUPP
+/// also where no thread can be made. They ask for the lowest real-time priority (SCHED_RR 1), if they may. A forked child has no such thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn recoup_keeper_start(
     pages: *const recoup_settled,

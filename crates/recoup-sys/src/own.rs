@@ -116,16 +116,17 @@ impl<'a> Released<'a> {
 /// # Errors
 /// `EINVAL` for locked or hugetlb memory, `ENOMEM` for unmapped memory.
 pub fn age(page: PageIdx) -> Result<()> {
-    age_bare(page).map_err(|e| Error::os("age", page.to_string(), e))
+    let pages = PageRange::starting_at(page, Pages(1));
+    age_bare(pages).map_err(|e| Error::os("age", page.to_string(), e))
 }
 
-/// The same with a bare `errno`: for a helper that must not allocate.
+/// The same for some pages of a huge page, with a bare `errno`: for a helper that must not allocate.
 ///
 /// # Errors
 /// As for [`age`].
-pub fn age_bare(page: PageIdx) -> rustix::io::Result<()> {
+pub fn age_bare(pages: PageRange) -> rustix::io::Result<()> {
     // SAFETY: MADV_COLD changes no byte, whosever the memory is.
-    unsafe { rustix::mm::madvise(address(page), PAGE_BYTES, Advice::LinuxCold) }
+    unsafe { rustix::mm::madvise(address(pages.start), length(pages), Advice::LinuxCold) }
 }
 
 /// Puts memory behind pages that have none, as a first write would (`MADV_POPULATE_WRITE`, Linux

@@ -261,13 +261,25 @@ impl HugePages {
 /// Maps fresh private anonymous memory, readable and writable, in place of what is there. Costs 0.5 us a
 /// page table that goes, under the mmap lock for writing.
 ///
+/// # Errors
+/// Those of mmap(2) and madvise(2). Before Linux 6.12 a call that fails for want of memory may have unmapped
+/// already what was there: then it is tried once more, before anybody else maps there.
+///
 /// # Safety
 /// What is there is mapped in the same way, and nobody needs what it holds.
 pub(crate) unsafe fn map_anew(range: PageRange, huge_pages: HugePages) -> rustix::io::Result<()> {
-    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED;
-    let protection = ProtFlags::READ | ProtFlags::WRITE;
-    // SAFETY: the caller's promise.
-    unsafe { rustix::mm::mmap_anonymous(address(range.start), length(range), protection, flags) }?;
+    let map = |how: MapFlags| {
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | how;
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: the caller's promise.
+        unsafe {
+            rustix::mm::mmap_anonymous(address(range.start), length(range), protection, flags)
+        }
+    };
+    if let Err(error) = map(MapFlags::FIXED) {
+        // Refused where all is still there.
+        map(MapFlags::FIXED_NOREPLACE).map_err(|_| error)?;
+    }
     huge_pages.advise(range)
 }
 

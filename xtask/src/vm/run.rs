@@ -51,19 +51,20 @@ pub(crate) fn run(arguments: &VmTest) -> anyhow::Result<()> {
 impl Rig<'_> {
     /// Runs a guest, and again what failed, as often as was asked for.
     fn run_until_passed(&mut self, kernel: &Kernel, cell: &Cell) -> anyhow::Result<Report> {
-        let mut report = self.run(kernel.clone(), cell)?;
+        let mut report = self.run(kernel.clone(), cell, "")?;
         for retry in 1..=self.arguments.retries {
             let (_, failed, _) = report.results.counts();
             if failed == 0 {
                 break;
             }
             println!("-- {failed} failures: try {} of this guest", retry + 1);
-            report = self.run(kernel.clone(), cell)?;
+            report = self.run(kernel.clone(), cell, &format!("-try{}", retry + 1))?;
         }
         Ok(report)
     }
 
-    fn run(&mut self, kernel: Kernel, cell: &Cell) -> anyhow::Result<Report> {
+    /// Runs a guest; `which` run of it is part of the name of its logs.
+    fn run(&mut self, kernel: Kernel, cell: &Cell, which: &str) -> anyhow::Result<Report> {
         let logs = self.directory.join("guests");
         let accelerator = *self
             .accelerator
@@ -78,7 +79,7 @@ impl Rig<'_> {
             machine.memory_mib,
             accelerator.name()
         );
-        let directory = logs.join(format!("{}-{}", machine.kernel.name, cell.guest.name));
+        let directory = logs.join(format!("{}-{}{which}", machine.kernel.name, cell.guest.name));
         let mut attempt = 1;
         let (boot, mut results) = loop {
             let mut reader = Reader::default();

@@ -47,8 +47,6 @@ pub struct Fence<'a> {
     left: PageRange,
     /// The promise lasts as long as the fence.
     settled: &'a Settled,
-    /// Who frees along.
-    second: Option<Arc<Second>>,
 }
 
 impl<'a> Fence<'a> {
@@ -60,7 +58,7 @@ impl<'a> Fence<'a> {
         against: Against,
         by: TableReclaim,
     ) -> Self {
-        Self { fault, pages, against, by, left: pages, settled, second: None }
+        Self { fault, pages, against, by, left: pages, settled }
     }
 
     /// The fenced pages.
@@ -90,7 +88,8 @@ impl<'a> Fence<'a> {
             return Err(Errno::BADF);
         }
         let look = Look { pagemap: &self.fault.pagemap, query: self.query(), fenced: self.pages };
-        let at = look.at_gaps(part, self.left, runs, |gap| self.free_gap(gap));
+        look.check(part, self.left, runs)?;
+        let at = look.at_gaps(part, runs, |gap| self.free_gap(gap));
         self.left.start = at.unwrap_or(part.end).max(self.left.start);
         at
     }
@@ -99,11 +98,13 @@ impl<'a> Fence<'a> {
     /// stays up until what this returns has been dropped: whoever drops the fence first waits for that.
     ///
     /// # Errors
-    /// `EINVAL` if `part` is not fenced (any more), or fenced against writes too; `EBUSY` if there is a
+    /// `EINVAL` if `part` is not fenced (any more), fenced against writes too, or to be mapped anew (two who do
+    /// that wait for each other's looks); `EBUSY` if there is a
     /// second, or this one is at another fence; `EBADF` if either belongs to another process; `EMFILE`
     /// at the limit on descriptors.
     pub fn share(&mut self, second: &Arc<Second>, part: PageRange) -> Result<Shared> {
-        if self.against != Against::Additions || self.left.intersection(part) != part {
+        let by_discards = self.against == Against::Additions && self.by == TableReclaim::Discard;
+        if !by_discards || self.left.intersection(part) != part {
             return Err(Errno::INVAL);
         }
         if !self.fault.is_usable() || second.opened_by != getpid() {
@@ -112,14 +113,14 @@ impl<'a> Fence<'a> {
         let file = self.fault.file.as_ref().ok_or(Errno::BADF)?;
         let file = rustix::io::fcntl_dupfd_cloexec(file, 0)?;
         // Acquire: with all that it did at the last fence.
-        if self.second.is_some() || second.busy.swap(true, Ordering::Acquire) {
+        if self.fault.second.is_some() || second.busy.swap(true, Ordering::Acquire) {
             return Err(Errno::BUSY);
         }
-        self.second = Some(Arc::clone(second));
+        let turn = Turn(Arc::clone(second));
+        self.fault.second = Some(Arc::clone(second));
         self.left.end = part.start;
-        let Self { pages: fenced, by, .. } = *self;
-        let (second, settled) = (Arc::clone(second), self.settled.clone());
-        Ok(Shared { second, file, fenced, left: part, by, settled })
+        let (fenced, settled) = (self.pages, self.settled.clone());
+        Ok(Shared { _file: file, fenced, left: part, settled, turn })
     }
 
     fn way(&self) -> Way<'_> {
@@ -168,8 +169,7 @@ impl Drop for Fence<'_> {
         if !self.fault.is_usable() {
             return;
         }
-        // Acquire: what the second freed was behind this fence.
-        while self.second.as_ref().is_some_and(|second| second.busy.load(Ordering::Acquire)) {
+        while self.fault.second.as_ref().is_some_and(|second| second.is_busy()) {
             urgency::rest(GLANCE);
         }
         let range = Range::from(self.pages);
@@ -201,22 +201,32 @@ impl Second {
         let busy = AtomicBool::new(false);
         Ok(Self { pagemap: Pagemap::open_own()?, opened_by: getpid(), busy })
     }
+
+    /// Whether it is behind a fence.
+    pub(super) fn is_busy(&self) -> bool {
+        // Acquire: what it freed was behind that fence.
+        self.busy.load(Ordering::Acquire)
+    }
 }
 
 /// A part of a fenced range for a second thread: the fence stays up until this is dropped. What the
 /// thread itself uses must not lie in the fenced range: it would wait for itself.
 #[derive(Debug)]
 pub struct Shared {
-    second: Arc<Second>,
-    /// A copy of the userfaultfd's number.
-    file: OwnedFd,
+    /// Keeps the fence up, should the [`Userfault`] be closed.
+    _file: OwnedFd,
     fenced: PageRange,
     /// What is fenced to the end, and this thread's to free.
     left: PageRange,
-    by: TableReclaim,
     /// The promise lasts as long as this, too.
     settled: Settled,
+    /// Dropped last: from then on the fence may come down.
+    turn: Turn,
 }
+
+/// The time of a second behind a fence.
+#[derive(Debug)]
+struct Turn(Arc<Second>);
 
 impl Shared {
     /// As [`Fence::free_empty`] does in its range.
@@ -225,24 +235,24 @@ impl Shared {
     /// As there.
     pub fn free_empty(&mut self, part: PageRange, runs: &mut [Run]) -> Result<PageIdx> {
         // In a forked child no fence is up.
-        if self.second.opened_by != getpid() {
+        let second = &self.turn.0;
+        if second.opened_by != getpid() {
             return Err(Errno::BADF);
         }
-        let pagemap = &self.second.pagemap;
-        let look = Look { pagemap, query: Query::Held, fenced: self.fenced };
-        let Self { settled, by, .. } = self;
-        let file = Some(&self.file);
-        let way = Way { settled, by: *by, against: Against::Additions, file };
-        let at = look.at_gaps(part, self.left, runs, |gap| way.free(gap));
+        let look = Look { pagemap: &second.pagemap, query: Query::Held, fenced: self.fenced };
+        look.check(part, self.left, runs)?;
+        let (by, against) = (TableReclaim::Discard, Against::Additions);
+        let way = Way { settled: &self.settled, by, against, file: None };
+        let at = look.at_gaps(part, runs, |gap| way.free(gap));
         self.left.start = at.unwrap_or(part.end).max(self.left.start);
         at
     }
 }
 
-impl Drop for Shared {
+impl Drop for Turn {
     fn drop(&mut self) {
         // Release: all that was freed comes before the fence's end.
-        self.second.busy.store(false, Ordering::Release);
+        self.0.busy.store(false, Ordering::Release);
     }
 }
 
@@ -255,22 +265,20 @@ struct Look<'a> {
 }
 
 impl Look<'_> {
+    /// Whether this can be looked at: whole blocks that are `left`, and room for runs outside of the fence.
+    fn check(&self, part: PageRange, left: PageRange, runs: &[Run]) -> Result<()> {
+        let whole = part.blocks() == part && left.intersection(part) == part;
+        if whole && !runs.is_empty() && !self.covers(runs) { Ok(()) } else { Err(Errno::INVAL) }
+    }
+
     /// Calls for each run of whole blocks in `part` that hold nothing the look is for; returns how far
-    /// it came. All of `part` has to be `left` to look at.
+    /// it came.
     fn at_gaps(
         &self,
         part: PageRange,
-        left: PageRange,
         runs: &mut [Run],
         mut at_gap: impl FnMut(PageRange) -> Result<()>,
     ) -> Result<PageIdx> {
-        if part.blocks() != part
-            || left.intersection(part) != part
-            || runs.is_empty()
-            || self.covers(runs)
-        {
-            return Err(Errno::INVAL);
-        }
         let looked = self.pagemap.find(self.query, part, runs)?;
         // Not to be taken for looked at: a block that the look left in the middle.
         let until = looked.looked_until.block_start().max(part.start).min(part.end);

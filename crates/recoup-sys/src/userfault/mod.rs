@@ -20,6 +20,7 @@
 mod fence;
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, Result};
@@ -59,9 +60,13 @@ impl Settled {
     /// anew ([`TableReclaim::Remap`]), on kernels that free none on a large discard (before Linux 6.14).
     ///
     /// # Safety
-    /// As for [`Settled::new`]. All of it is private anonymous memory, readable and writable, mapped with
-    /// `MAP_NORESERVE` (or the mapping falls to pieces), with no other attributes than `huge_pages`, no
-    /// memory policy either, and stays so: no mprotect, no mlock or mlockall, no advice that lasts.
+    /// As for [`Settled::new`]. All of it is private anonymous memory, readable and writable, with no other
+    /// attributes than `huge_pages`, no memory policy either, and stays so: no mprotect, no mlock or mlockall
+    /// (locked memory would be unlocked in silence), no advice that lasts.
+    ///
+    /// Mapped with `MAP_NORESERVE`, by this process itself (not inherited by fork), and not moved by mremap:
+    /// else what is mapped anew never joins the rest, and the mapping falls to as many pieces as there are
+    /// gaps, up to the limit on mappings.
     #[must_use]
     pub const unsafe fn plain(pages: PageRange, huge_pages: HugePages) -> Self {
         Self { pages, plain: Some(huge_pages) }
@@ -100,6 +105,8 @@ pub struct Userfault {
     file: Option<OwnedFd>,
     pagemap: Pagemap,
     opened_by: Pid,
+    /// Who frees behind the fence as well.
+    second: Option<Arc<Second>>,
 }
 
 #[repr(C)]
@@ -149,7 +156,7 @@ impl Userfault {
         let opened = unsafe { rustix::mm::userfaultfd(flags) };
         let file = opened.or_else(|error| Self::by_device().map_err(|_| error))?;
         let pagemap = Pagemap::open_own()?;
-        let fault = Self { file: Some(file), pagemap, opened_by: getpid() };
+        let fault = Self { file: Some(file), pagemap, opened_by: getpid(), second: None };
         let api = Api { api: UFFD_API, features: 0, ioctls: 0 };
         fault.ask::<{ opcode::read_write::<Api>(GROUP, 0x3f) }, _>(api)?;
         Ok(fault)
@@ -192,7 +199,8 @@ impl Userfault {
     ///
     /// # Errors
     /// `EINVAL` outside of what is settled, by mapping anew what is not promised to be plain, and for memory that cannot be fenced: files, devices,
-    /// droppable memory, holes. `EBUSY` where another userfaultfd is registered. `ENOMEM` at
+    /// droppable memory, holes. `EBUSY` where another userfaultfd is registered, or
+    /// while a second thread is behind a fence that was forgotten. `ENOMEM` at
     /// the limit on mappings. `EBADF` if it is not usable.
     pub fn fence<'a>(
         &'a mut self,
@@ -208,8 +216,13 @@ impl Userfault {
         if !promised || pages.is_empty() {
             return Err(Errno::INVAL);
         }
+        // Of a fence that was forgotten, which must not come down now.
+        if self.second.as_ref().is_some_and(|second| second.is_busy()) {
+            return Err(Errno::BUSY);
+        }
         let file = self.file.as_ref().ok_or(Errno::BADF)?;
         register(file, pages, against)?;
+        self.second = None;
         Ok(Fence::around(self, settled, pages, against, by))
     }
 

@@ -165,9 +165,11 @@ impl Book {
     }
 
     /// The same for a block of which something is about to be given back, if more than `bound` waits
-    /// with that: split before, it leaves nothing behind.
+    /// with that: split before, it leaves nothing behind. Not if that is all there is left of it.
     pub(super) fn begin_early_split(&mut self, block: PageIdx, bound: Bytes) -> Option<BlockSet> {
-        if self.waiting.bytes() <= bound {
+        let entry = self.entries.get(&block)?;
+        let last = matches!(entry.block, Block::Holed(holes) if holes.is_full());
+        if self.waiting.bytes() <= bound || (last && entry.under_way == 1) {
             return None;
         }
         self.hand_out(block)
@@ -321,6 +323,16 @@ mod tests {
             (Due::Sometime, Pages(0))
         );
         assert_eq!(book.begin_early_split(BLOCK, Bytes(0)), None);
+    }
+
+    #[test]
+    fn what_is_about_to_be_gone_altogether_is_not_split_before() {
+        let mut book = holed(&[(0, 256)]);
+        book.note(pages(256, 256), NOW);
+        assert_eq!(book.begin_early_split(BLOCK, Bytes(0)), None);
+        // Who comes second cannot know when the first is done.
+        book.note(pages(300, 1), NOW);
+        assert!(book.begin_early_split(BLOCK, Bytes(0)).is_some());
     }
 
     #[test]

@@ -46,17 +46,19 @@ pub(super) fn age_one(
     block: PageIdx,
     suits: impl Fn(usize) -> bool,
 ) -> std::result::Result<(), Errno> {
-    (0..2).try_for_each(|_| mapped_page(block, &suits).map_or(Ok(()), own::age_bare))
+    (0..2).try_for_each(|_| mapped_page(block, &suits).map_or(Ok(()), age_page))
+}
+
+fn age_page(page: PageIdx) -> std::result::Result<(), Errno> {
+    own::age_bare(PageRange::starting_at(page, Pages(1)))
 }
 
 impl Edge {
     /// Splits the huge page of which something is about to be given back, and was before: `holes` has
-    /// both.
+    /// both. Its last pages may be those that are about to go.
     pub(super) fn age_uncut(self, holes: &BlockSet) -> std::result::Result<(), Errno> {
-        let start = self.block();
-        age_one(start, |index| {
-            self.released.contains(start + Pages(index as u64)) || !holes.has(index)
-        })
+        let kept = age_one(self.block(), |index| !holes.has(index));
+        kept.and(own::age_bare(self.released))
     }
 
     /// The block that is cut.

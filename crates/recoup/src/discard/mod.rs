@@ -10,8 +10,8 @@
 //! - With [`SplitPolicy::Bounded`] never more than the bound is, of all pages given to this discarder,
 //!   however many threads call: room is made before pages are given back, and where there is none to be
 //!   made (others are giving back all that waits, or a piece is larger than the bound), their
-//!   huge page is split before. Only where several threads give back parts of one and the same huge page
-//!   at that moment, all but the first can add theirs until its split is over.
+//!   huge page is split before. Only of a huge page that somebody is splitting right then (another thread,
+//!   or a helper that was offered it) what is given back can be added until that is over.
 //! - Except: what the kernel refuses to split (huge pages that are locked, pinned, or shared with a forked
 //!   child); and huge pages of which a part was unmapped without this discarder (by
 //!   [`SplitPolicy::Deferred`], `munmap`, or before the discarder was made), of which four pages are

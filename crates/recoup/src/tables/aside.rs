@@ -6,15 +6,15 @@ use recoup_sys::{PageIdx, PageRange, Pages};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Aside([PageRange; MOST]);
 
-/// Stack, value and room of who sweeps; stack and room of a mate.
-const MOST: usize = 5;
+/// Stack, value and room of who sweeps; stack and room of a mate, and where the two meet.
+const MOST: usize = 6;
 
 /// How far from here the stack of a sweep can reach, with a lot to spare. What lies above it belongs
 /// to those who wait for the sweep to return.
 const STACK: u64 = 1 << 20;
 
 impl Aside {
-    /// At most five ranges.
+    /// At most six ranges.
     pub(super) fn new(ranges: impl IntoIterator<Item = PageRange>) -> Self {
         let mut all = [PageRange::default(); MOST];
         let mut ranges = ranges.into_iter();

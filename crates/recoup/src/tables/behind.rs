@@ -71,7 +71,7 @@ impl Left {
 
     /// All of it for oneself.
     pub(super) fn of(slice: PageRange) -> Self {
-        Self { own: slice, theirs: PageRange::default() }
+        Self { own: slice, theirs: PageRange { start: slice.end, end: slice.end } }
     }
 
     pub(super) fn is_empty(self) -> bool {
@@ -128,5 +128,9 @@ mod tests {
         let left = Left { own: blocks(7, 7), theirs: blocks(0, 1023) };
         assert_eq!(left.shared_out(), Left::of(blocks(0, 1023)));
         assert!(Left::of(blocks(7, 7)).is_empty() && !left.is_empty());
+        // Done, it begins where it ended.
+        let mut alone = Left::of(blocks(0, 1023));
+        alone.own.start = alone.own.end;
+        assert_eq!(alone.start(), PageIdx(1023 * 512));
     }
 }

@@ -219,9 +219,10 @@ fn bytes(amount: f64) -> Bytes {
 /// A thread of this process that keeps [`Limits`], until it is dropped. It asks for the lowest
 /// real-time priority (`SCHED_RR` 1) if it may. A forked child has no such thread.
 ///
-/// Where there is more than one processor it has a mate, another thread that frees half of what is behind
+/// Where there is more than one processor (and one more thread can be made) it has a mate, another thread that frees half of what is behind
 /// each large fence: those who wait there leave a processor free anyway, and so wait half as long. (A
-/// [`Regulator`] that somebody else steps, as the companion does, works alone.)
+/// [`Regulator`] that somebody else steps, as the companion does, works alone, and so does a keeper where
+/// tables go by mapping anew.)
 #[derive(Debug)]
 pub struct Keeper {
     shared: Arc<Shared>,
@@ -241,7 +242,7 @@ impl Keeper {
     /// As for [`Sweeper::new`], or if no thread can be made.
     pub fn start(settled: Settled, limits: Limits, features: &Features) -> Result<Self, Refused> {
         let mut regulator = Regulator::new(settled, limits, features)?;
-        regulator.sweeper = regulator.sweeper.with_mate()?;
+        regulator.sweeper = regulator.sweeper.with_mate();
         let shared = Arc::new(Shared::default());
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()

@@ -168,9 +168,10 @@ impl Sweeper {
 
     /// The same, with a second thread where there is a processor for it. Then a sweep takes locks, and it
     /// is for the process alone that this was called in.
-    pub(super) fn with_mate(mut self) -> Result<Self, Refused> {
-        self.mate = Mate::start(self.crew.pace.max_pause())?;
-        Ok(self)
+    pub(super) fn with_mate(mut self) -> Self {
+        // Without, it does all of it itself.
+        self.mate = Mate::start(self.crew.pace.max_pause()).ok().flatten();
+        self
     }
 
     /// Opens what sweeping needs, in the process that is to sweep: that with the program in it, or
@@ -178,8 +179,13 @@ impl Sweeper {
     /// forked child.
     ///
     /// # Errors
-    /// Those of open(2) and userfaultfd(2).
+    /// Those of open(2) and userfaultfd(2); `EOPNOTSUPP` in a forked child, where tables go only by mapping
+    /// anew: the kernel keeps what a child has inherited apart from what is new, so its mappings would
+    /// fall to pieces.
     pub fn attach(&mut self) -> Result<(), Errno> {
+        if self.crew.by == TableReclaim::Remap && self.room.newcomer() == Newcomer::Child {
+            return Err(Errno::OPNOTSUPP);
+        }
         let left = self.place.take();
         if self.room.newcomer() == Newcomer::Sharer {
             // The numbers of another process's descriptors: here they may be anybody's.
@@ -386,8 +392,9 @@ impl Work<'_> {
     /// Frees what is empty in `slice`, one fence around `cover` after the other, each for as long as
     /// allowed.
     fn fence(&mut self, cover: PageRange, slice: PageRange, against: Against) -> ControlFlow<()> {
-        // A second cannot free against writes.
-        let mate = self.mate.filter(|_| against == Against::Additions);
+        // What a second cannot do is not left to it.
+        let shared = against == Against::Additions && self.by == TableReclaim::Discard;
+        let mate = self.mate.filter(|_| shared);
         let mut left = Left::of(slice);
         while !left.is_empty() && self.fault.is_usable() {
             let began = Instant::now();

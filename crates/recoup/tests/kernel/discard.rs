@@ -222,6 +222,33 @@ fn a_bound_holds_within_a_call_too() {
     victim.kill();
 }
 
+/// Base pages in the place of holes are given back again, with more of the huge page.
+#[test]
+fn what_was_written_again_does_not_hide_its_huge_page_from_a_split() {
+    require!(kernel::is_root(), "root");
+    let _thp = HostSetting::huge_pages("madvise");
+    let in_group = InOwnCgroup::enter("again");
+    require!(in_group.is_some(), "a memory cgroup of its own");
+    let in_group = in_group.expect("just looked");
+    let region = huge(THPS);
+    require!(region.is_some(), HUGE_PAGES);
+    let mut region = region.expect("just looked");
+    let discarder = Discarder::new();
+    let beside = in_group.charge().saturating_sub(smaps(&region, "Rss"));
+    for block in 0..THPS {
+        let first = block * PER_BLOCK;
+        let half = region.release(Pages(first), Pages(PER_BLOCK / 2));
+        discarder.discard(half, Bounded(Bytes(u64::MAX))).expect("given back");
+        (first..first + PER_BLOCK / 2).for_each(|page| mark(&mut region, page));
+        // Half a mebibyte more than is allowed, and nothing else that could be split.
+        let more = region.release(Pages(first), Pages(PER_BLOCK / 4 * 3));
+        discarder.discard(more, Bounded(Bytes(MIB))).expect("given back");
+    }
+    let stuck = in_group.charge().saturating_sub(beside + smaps(&region, "Rss"));
+    assert!(stuck <= MIB + SLACK, "{stuck} bytes are stuck");
+    assert!(discarder.waiting().0 <= MIB);
+}
+
 #[test]
 fn a_huge_page_given_back_whole_is_never_split() {
     require!(kernel::is_root(), "root");

@@ -183,7 +183,7 @@ fn no_write_is_lost_while_tables_are_swept() {
 /// How long the thread of this process with this name has had a processor, as the kernel says.
 fn processor_time(name: &str) -> Option<Duration> {
     let thread = kernel::own_thread(name)?;
-    let schedstat = std::fs::read_to_string(thread.join("schedstat")).unwrap();
+    let schedstat = std::fs::read_to_string(thread.join("schedstat")).ok()?;
     Some(Duration::from_nanos(schedstat.split(' ').next()?.parse().unwrap()))
 }
 
@@ -213,8 +213,16 @@ fn keep_and_hammer(features: &Features) {
     println!("{by:?}: {steps} steps, mate {time:?}, most tables {most}: {outcome:?}");
     assert_eq!(lost, 0, "of {steps} steps, {by:?}");
     assert!(steps > 1000 && outcome.freed > Bytes::ZERO, "{steps} {outcome:?}");
-    // To start and to wait takes it less than a tenth of that.
-    assert!(time.is_some_and(|time| time > Duration::from_millis(5)), "the mate ran for {time:?}");
+    // To start and to wait takes it less than a tenth of that. One processor is none to spare, and there is
+    // nothing to share where memory is mapped anew.
+    let alone =
+        std::thread::available_parallelism().unwrap().get() == 1 || by == TableReclaim::Remap;
+    let worked = time.is_some_and(|time| time > Duration::from_millis(5));
+    assert!(worked || alone, "the mate ran for {time:?}");
     drop(keeper);
-    assert_eq!(processor_time("recoup-tables/2"), None, "its thread is still there");
+    // The kernel shows a thread for a moment after who waits for it goes on.
+    let began = Instant::now();
+    while kernel::own_thread("recoup-tables/2").is_some() {
+        assert!(began.elapsed() < PATIENCE, "its thread is still there");
+    }
 }

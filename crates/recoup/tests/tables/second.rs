@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use recoup::discard::TableReclaim;
 use recoup::tables::{Keeper, Limits, Settled};
 use recoup_sys::pagemap::Run;
 use recoup_sys::userfault::{Against, Second, Userfault};
@@ -11,12 +12,13 @@ use recoup_sys::{Bytes, Errno, PageRange, Pages};
 use recoup_testkit::require;
 
 use crate::arena::{
-    DISCARDS, FENCES, Part, alone, by, discards, features, fences, region, settled, tables,
-    tables_below,
+    DISCARDS, Part, alone, discards, features, region, settled, tables, tables_below,
 };
 use crate::own::child;
 
 const BLOCKS: u64 = 64;
+/// Where memory is mapped anew, nothing is shared.
+const BY: TableReclaim = TableReclaim::Discard;
 
 fn half(pages: PageRange) -> PageRange {
     PageRange { start: pages.start + Pages(pages.length().0 / 2), ..pages }
@@ -25,7 +27,7 @@ fn half(pages: PageRange) -> PageRange {
 #[test]
 fn what_it_frees_is_in_its_part_and_empty() {
     let _turn = alone();
-    require!(fences(&features()), FENCES);
+    require!(discards(&features()), DISCARDS);
     let region = region(BLOCKS);
     let (part, settled) = (Part::of(&region, 0, 1), settled(region.pages()));
     let blocks = usize::try_from(BLOCKS).unwrap();
@@ -33,7 +35,7 @@ fn what_it_frees_is_in_its_part_and_empty() {
     (0..blocks).filter(|block| block % 4 > 0).for_each(|block| part.discard(block * 512));
     let full = tables();
     let (mut fault, second) = (Userfault::open().unwrap(), Arc::new(Second::open().unwrap()));
-    let mut fence = fault.fence(&settled, region.pages(), Against::Additions, by()).unwrap();
+    let mut fence = fault.fence(&settled, region.pages(), Against::Additions, BY).unwrap();
     let theirs = half(region.pages());
     let mut shared = fence.share(&second, theirs).unwrap();
     let freed = std::thread::scope(|scope| {
@@ -44,6 +46,8 @@ fn what_it_frees_is_in_its_part_and_empty() {
     // Three of four in half of the region, but for those that the thread itself needed.
     let least = (3 * BLOCKS / 8 - 4) * 4096;
     assert!(tables_below(full - least) < full - least, "of {full}");
+    // And no others.
+    assert!(tables() > full - (3 * BLOCKS / 8 + 4) * 4096, "of {full}");
     drop(fence);
     (0..blocks).for_each(|block| {
         assert_eq!(part.read(block * 512), if block % 4 == 0 { 7 } else { 0 });
@@ -53,13 +57,13 @@ fn what_it_frees_is_in_its_part_and_empty() {
 #[test]
 fn a_fence_stays_up_until_it_is_done() {
     let _turn = alone();
-    require!(fences(&features()), FENCES);
+    require!(discards(&features()), DISCARDS);
     let region = region(BLOCKS);
     let (part, settled) = (Part::of(&region, 0, 1), settled(region.pages()));
     let (mut fault, second) = (Userfault::open().unwrap(), Arc::new(Second::open().unwrap()));
     let (touched, lifted) = (AtomicBool::new(false), AtomicBool::new(false));
     std::thread::scope(|scope| {
-        let mut fence = fault.fence(&settled, region.pages(), Against::Additions, by()).unwrap();
+        let mut fence = fault.fence(&settled, region.pages(), Against::Additions, BY).unwrap();
         let shared = fence.share(&second, half(region.pages())).unwrap();
         scope.spawn(|| {
             part.write(0, 7);
@@ -80,9 +84,27 @@ fn a_fence_stays_up_until_it_is_done() {
 }
 
 #[test]
+fn a_fence_that_was_forgotten_stays_up_until_it_is_done() {
+    let _turn = alone();
+    require!(discards(&features()), DISCARDS);
+    let region = region(BLOCKS);
+    let settled = settled(region.pages());
+    let (mut fault, second) = (Userfault::open().unwrap(), Arc::new(Second::open().unwrap()));
+    let mut fence = fault.fence(&settled, region.pages(), Against::Additions, BY).unwrap();
+    let shared = fence.share(&second, half(region.pages())).unwrap();
+    std::mem::forget(fence);
+    // Another one would let go of all.
+    let refused = fault.fence(&settled, region.pages(), Against::Additions, BY).err();
+    assert_eq!(refused, Some(Errno::BUSY));
+    drop(shared);
+    assert!(fault.fence(&settled, region.pages(), Against::Additions, BY).is_ok());
+    Part::of(&region, 0, 1).write(0, 7);
+}
+
+#[test]
 fn there_is_one_at_a_time_and_only_for_what_is_fenced() {
     let _turn = alone();
-    require!(fences(&features()), FENCES);
+    require!(discards(&features()), DISCARDS);
     let region = region(BLOCKS);
     let settled = settled(region.pages());
     let (first, theirs) =
@@ -90,7 +112,7 @@ fn there_is_one_at_a_time_and_only_for_what_is_fenced() {
     let (mut fault, second) = (Userfault::open().unwrap(), Arc::new(Second::open().unwrap()));
     let mut runs = [Run::default(); 8];
 
-    let mut fence = fault.fence(&settled, theirs, Against::Additions, by()).unwrap();
+    let mut fence = fault.fence(&settled, theirs, Against::Additions, BY).unwrap();
     assert_eq!(fence.share(&second, region.pages()).err(), Some(Errno::INVAL));
     assert!(child(|| fence.share(&second, theirs).err() == Some(Errno::BADF)));
     let mut shared = fence.share(&second, theirs).unwrap();
@@ -104,7 +126,7 @@ fn there_is_one_at_a_time_and_only_for_what_is_fenced() {
     drop(shared);
     drop(fence);
 
-    let mut fence = fault.fence(&settled, region.pages(), Against::Additions, by()).unwrap();
+    let mut fence = fault.fence(&settled, region.pages(), Against::Additions, BY).unwrap();
     let shared = fence.share(&second, theirs).unwrap();
     let another = Arc::new(Second::open().unwrap());
     assert_eq!(fence.share(&second, first).err(), Some(Errno::BUSY));
@@ -112,11 +134,13 @@ fn there_is_one_at_a_time_and_only_for_what_is_fenced() {
     drop(shared);
     drop(fence);
 
-    let mut fence = fault.fence(&settled, theirs, Against::AdditionsAndWrites, by()).unwrap();
-    assert_eq!(fence.share(&second, theirs).err(), Some(Errno::INVAL));
-    drop(fence);
+    let ways = [(Against::AdditionsAndWrites, BY), (Against::Additions, TableReclaim::Remap)];
+    for (against, by) in ways {
+        let mut fence = fault.fence(&settled, theirs, against, by).unwrap();
+        assert_eq!(fence.share(&second, theirs).err(), Some(Errno::INVAL));
+    }
     // What was refused is not held against it.
-    let mut fence = fault.fence(&settled, theirs, Against::Additions, by()).unwrap();
+    let mut fence = fault.fence(&settled, theirs, Against::Additions, BY).unwrap();
     assert!(fence.share(&second, theirs).is_ok());
 }
 

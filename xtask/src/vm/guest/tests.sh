@@ -5,7 +5,7 @@ echo "@recoup end $?"
 for test in /tests/*; do
     [ -e "$test" ] || continue
     echo "@recoup tests ${test##*/}"
-    "$test" --test-threads=1 --show-output $FILTER
+    "$test" --test-threads=1 --show-output ${FILTER:+"$FILTER"}
     echo "@recoup end $?"
 done
 if [ "$DEMO" ]; then
