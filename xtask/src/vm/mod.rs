@@ -36,7 +36,7 @@ pub(crate) struct VmTest {
     #[arg(long, value_name = "COMMAND", conflicts_with = "filter")]
     run: Option<String>,
     /// Seconds after which a guest is ended and has failed
-    #[arg(long, value_name = "SECONDS", default_value_t = 900)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 1500)]
     timeout: u64,
     /// How often a guest with failures is run again; the last run counts
     #[arg(long, value_name = "TIMES", default_value_t = 0)]

@@ -3,9 +3,9 @@
 /bin/busybox --install -s /bin
 export PATH=/bin HOME=/tmp RECOUP_BIN_DIR=/bin
 # An emulated machine takes ten times as long for each kill (tests of the companion).
-export RECOUP_KILLS=50
+export RECOUP_KILLS=25
 # And for each random operation on a pool.
-export RECOUP_POOL_OPS=600
+export RECOUP_POOL_OPS=300
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
