@@ -156,8 +156,8 @@ typedef struct recoup_limits {
   uint64_t soft;
   // Before so many bytes are reached, those who add page tables are held up while others are freed.
   // Page tables that are needed can exceed it. Hard only where the thread that keeps it gets real-time
-  // priority (CAP_SYS_NICE, or RLIMIT_RTPRIO): without, it waits for a processor like any other, and on a
-  // busy machine page tables overshoot meanwhile.
+  // priority (CAP_SYS_NICE, or RLIMIT_RTPRIO), and where discards free page tables (Linux 6.14): without,
+  // it waits for a processor like any other, or for the mmap lock, and page tables overshoot meanwhile.
   uint64_t hard;
   // How many microseconds a thread may wait at a fence, about; 0: 10000.
   uint64_t max_pause_us;

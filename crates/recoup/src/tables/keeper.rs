@@ -21,6 +21,7 @@ pub struct Limits {
     ///
     /// Hard only where the thread that steps gets real-time priority (`CAP_SYS_NICE`, or `RLIMIT_RTPRIO`):
     /// without, it waits for a processor like any other, and on a busy machine tables overshoot meanwhile.
+    /// Nor is it hard where tables go by mapping anew (before Linux 6.14): that waits for the mmap lock.
     pub hard: Bytes,
     /// How long a thread may wait at a fence, about.
     pub max_pause: Duration,

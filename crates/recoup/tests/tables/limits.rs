@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use recoup::discard::{TableReclaim, table_reclaim};
 use recoup::tables::{Keeper, Limits};
 use recoup_sys::{Bytes, Features};
 use recoup_testkit::require;
@@ -66,7 +67,13 @@ fn stays_within_its_hard_limit(features: &Features) {
     assert_eq!(lost.into_inner(), 0);
     // An emulated guest is too slow to get near the limit in this time.
     assert!(touched > 500, "{touched} tables were touched");
-    assert!(most <= HARD, "{most} in {samples} samples: {:?}", keeper.outcome());
+    match table_reclaim(features) {
+        TableReclaim::Discard => {
+            assert!(most <= HARD, "{most} in {samples} samples: {:?}", keeper.outcome());
+        }
+        // Who maps anew waits for the mmap lock, while others add tables: no limit is hard then.
+        TableReclaim::Remap => assert!(keeper.outcome().freed > Bytes::ZERO),
+    }
 }
 
 #[test]

@@ -165,7 +165,7 @@ extern "C" fn sweep_beside(task: *mut libc::c_void) -> i32 {
 fn a_stack_among_what_is_swept_is_left_out() {
     const STACK: usize = 16 * BLOCK_BYTES;
     let _turn = alone();
-    require!(fences(&features()), FENCES);
+    require!(discards(&features()), DISCARDS);
     for shift in SHIFTS {
         let region = region(64);
         let part = Part::of(&region, 0, 1);
