@@ -94,17 +94,22 @@ impl<'a> Fence<'a> {
         at
     }
 
+    /// Whether a second thread can free behind it: not against writes, and not by mapping anew (two who do
+    /// that wait for each other's looks).
+    #[must_use]
+    pub fn can_be_shared(&self) -> bool {
+        self.against == Against::Additions && self.by == TableReclaim::Discard
+    }
+
     /// Lets a second thread free in `part`, with which what is this thread's to free ends. The fence then
     /// stays up until what this returns has been dropped: whoever drops the fence first waits for that.
     ///
     /// # Errors
-    /// `EINVAL` if `part` is not fenced (any more), fenced against writes too, or to be mapped anew (two who do
-    /// that wait for each other's looks); `EBUSY` if there is a
+    /// `EINVAL` if `part` is not fenced (any more), or the fence cannot be shared; `EBUSY` if there is a
     /// second, or this one is at another fence; `EBADF` if either belongs to another process; `EMFILE`
     /// at the limit on descriptors.
     pub fn share(&mut self, second: &Arc<Second>, part: PageRange) -> Result<Shared> {
-        let by_discards = self.against == Against::Additions && self.by == TableReclaim::Discard;
-        if !by_discards || self.left.intersection(part) != part {
+        if !self.can_be_shared() || self.left.intersection(part) != part {
             return Err(Errno::INVAL);
         }
         if !self.fault.is_usable() || second.opened_by != getpid() {
@@ -120,12 +125,7 @@ impl<'a> Fence<'a> {
         self.fault.second = Some(Arc::clone(second));
         self.left.end = part.start;
         let (fenced, settled) = (self.pages, self.settled.clone());
-        Ok(Shared { _file: file, fenced, left: part, settled, turn })
-    }
-
-    fn way(&self) -> Way<'_> {
-        let Self { settled, by, against, .. } = *self;
-        Way { settled, by, against, file: self.fault.file.as_ref() }
+        Ok(Shared { _file: file, fenced, left: part, _settled: settled, turn })
     }
 
     fn query(&self) -> Query {
@@ -141,7 +141,7 @@ impl<'a> Fence<'a> {
             return Ok(());
         }
         if self.against == Against::Additions {
-            return self.way().free(gap);
+            return self.free_seen(gap);
         }
         // Only what seems empty is protected, never what is in use. A page of zeros may have been
         // written to since the look, so another one follows.
@@ -153,10 +153,29 @@ impl<'a> Fence<'a> {
             let looked = self.fault.pagemap.find(self.query(), left, &mut runs)?;
             let held = looked.runs.first().map(|run| run.range().blocks());
             let held = held.unwrap_or(PageRange { start: left.end, end: left.end });
-            self.way().free(PageRange { start: left.start, end: held.start })?;
+            self.free_seen(PageRange { start: left.start, end: held.start })?;
             left.start = held.end;
         }
         Ok(())
+    }
+
+    /// Frees the tables of fenced blocks that were seen empty behind the fence.
+    fn free_seen(&self, empty: PageRange) -> Result<()> {
+        match (self.by, self.settled.plain, self.fault.file.as_ref()) {
+            (TableReclaim::Discard, ..) => discard(empty),
+            _ if empty.is_empty() => Ok(()),
+            (TableReclaim::Remap, Some(huge_pages), Some(file)) => {
+                // SAFETY: as in `discard`; that it is mapped like this `Settled::plain` promises. Whoever
+                // waits at the fence finds the new mapping when that is lifted, which wakes all in the range.
+                unsafe { reserved::map_anew(empty, huge_pages) }?;
+                // Not to keep anybody out, which is too late: so it is one mapping again with what is
+                // around. Some kernels (6.12) let a mapping without pages join another only if it is
+                // itself what changes, and the lifting of the fence changes those around it.
+                register(file, empty, self.against)
+            }
+            // Refused by `Userfault::fence`.
+            (TableReclaim::Remap, ..) => Err(Errno::INVAL),
+        }
     }
 }
 
@@ -219,7 +238,7 @@ pub struct Shared {
     /// What is fenced to the end, and this thread's to free.
     left: PageRange,
     /// The promise lasts as long as this, too.
-    settled: Settled,
+    _settled: Settled,
     /// Dropped last: from then on the fence may come down.
     turn: Turn,
 }
@@ -241,9 +260,7 @@ impl Shared {
         }
         let look = Look { pagemap: &second.pagemap, query: Query::Held, fenced: self.fenced };
         look.check(part, self.left, runs)?;
-        let (by, against) = (TableReclaim::Discard, Against::Additions);
-        let way = Way { settled: &self.settled, by, against, file: None };
-        let at = look.at_gaps(part, runs, |gap| way.free(gap));
+        let at = look.at_gaps(part, runs, discard);
         self.left.start = at.unwrap_or(part.end).max(self.left.start);
         at
     }
@@ -301,39 +318,13 @@ impl Look<'_> {
     }
 }
 
-/// How tables go behind a fence.
-struct Way<'a> {
-    settled: &'a Settled,
-    by: TableReclaim,
-    against: Against,
-    file: Option<&'a OwnedFd>,
-}
-
-impl Way<'_> {
-    /// Frees the tables of fenced blocks that were seen empty behind the fence.
-    fn free(&self, empty: PageRange) -> Result<()> {
-        if empty.is_empty() {
-            return Ok(());
-        }
-        match (self.by, self.settled.plain, self.file) {
-            // SAFETY: the range is fenced, and was seen since to hold nothing that is not zero; no thread
-            // can have changed that, and `Settled` promises that the mapping is still the same. Fence and
-            // look are of this memory: both callers have asked whether this is the process that opened
-            // them.
-            (TableReclaim::Discard, ..) => unsafe {
-                rustix::mm::madvise(address(empty.start), length(empty), Advice::LinuxDontNeed)
-            },
-            (TableReclaim::Remap, Some(huge_pages), Some(file)) => {
-                // SAFETY: as above; that it is mapped like this `Settled::plain` promises. Whoever waits
-                // at the fence finds the new mapping when that is lifted, which wakes all in the range.
-                unsafe { reserved::map_anew(empty, huge_pages) }?;
-                // Not to keep anybody out, which is too late: so it is one mapping again with what is
-                // around. Some kernels (6.12) let a mapping without pages join another only if it is
-                // itself what changes, and the lifting of the fence changes those around it.
-                register(file, empty, self.against)
-            }
-            // Refused by `Userfault::fence`.
-            (TableReclaim::Remap, ..) => Err(Errno::INVAL),
-        }
+/// Frees the tables of fenced blocks that were seen empty behind the fence by discarding them.
+fn discard(empty: PageRange) -> Result<()> {
+    if empty.is_empty() {
+        return Ok(());
     }
+    // SAFETY: the range is fenced, and was seen since to hold nothing that is not zero; no thread can have
+    // changed that, and `Settled` promises that the mapping is still the same. Fence and look are of this
+    // memory: both callers have asked whether this is the process that opened them.
+    unsafe { rustix::mm::madvise(address(empty.start), length(empty), Advice::LinuxDontNeed) }
 }

@@ -21,6 +21,7 @@ impl Behind<'_> {
     /// Frees what is left until the fence's time is over, half of it by a mate; returns what is left then.
     pub(super) fn free(&mut self, fence: &mut Fence<'_>, left: Left, mate: Option<&Mate>) -> Left {
         let until = Instant::now() + self.pace.budget();
+        let mate = mate.filter(|_| fence.can_be_shared());
         let mut left = if mate.is_some() { left.shared_out() } else { left };
         if let Some(mate) = mate.filter(|_| !left.theirs.is_empty()) {
             mate.free(fence, left.theirs, until);

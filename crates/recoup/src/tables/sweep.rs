@@ -392,9 +392,6 @@ impl Work<'_> {
     /// Frees what is empty in `slice`, one fence around `cover` after the other, each for as long as
     /// allowed.
     fn fence(&mut self, cover: PageRange, slice: PageRange, against: Against) -> ControlFlow<()> {
-        // What a second cannot do is not left to it.
-        let shared = against == Against::Additions && self.by == TableReclaim::Discard;
-        let mate = self.mate.filter(|_| shared);
         let mut left = Left::of(slice);
         while !left.is_empty() && self.fault.is_usable() {
             let began = Instant::now();
@@ -402,7 +399,7 @@ impl Work<'_> {
                 Ok(mut fence) => {
                     let before = self.status.page_tables();
                     let mut behind = Behind { pace: self.pace, runs: self.runs, left_alone: 0 };
-                    left = behind.free(&mut fence, left, mate);
+                    left = behind.free(&mut fence, left, self.mate);
                     self.outcome.left_alone += behind.left_alone;
                     if let (Ok(before), Ok(after)) = (before, self.status.page_tables()) {
                         self.outcome.freed += before.saturating_sub(after);

@@ -1,6 +1,7 @@
 //! Huge pages of which all but the first page is given back, while a companion splits them: `holed`
 //! makes them and answers whether they are huge, `arm-splits` arms the companion, `give-back` does so,
-//! `give-back-within` gives back a half of each with so many bytes as the bound, `waiting` answers the bytes that wait for a split, `split-rest` splits them itself, `check-holed` counts
+//! `give-back-within` gives back a half of each with so many bytes as the bound, `waiting` answers the
+//! bytes that wait for a split, `split-rest` splits them itself, `check-holed` counts
 //! wrong values.
 
 use std::sync::Arc;
